@@ -1,0 +1,226 @@
+"""The configuration of a job: one frozen tree, filled from the command line and from YAML.
+
+Flags win over the file, and within the file a run's own settings win over the shared ones. The resolved tree is
+written beside the output as `config.json` and runs again from there (`--config config.json`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    CliSuppress,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from evalgen.command_line import parse_flags, unknown_name
+from evalgen.errors import ConfigError
+from evalgen.records import SamplingLaw
+
+DEFAULT_GRADER_MODEL = "anthropic/claude-haiku-4-5-20251001"
+Model = TypeVar("Model", bound=BaseModel)
+PATH_KEYS = ("data_model_path", "query_json_path", "grader_config_path", "output_dir")
+
+
+class RunConfig(BaseModel):
+    """What may differ between the fine-tuning runs of one job: what to sample, and how to judge it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data_model_path: str | None = Field(
+        None, description="fine-tuning run directory, inner run, plain checkpoint directory, or hub id"
+    )
+    checkpoint_patterns: tuple[str, ...] = Field(
+        ("checkpoint_final",), min_length=1, description="globs against the run's checkpoint names"
+    )
+    extract_from_eval_datasets: tuple[str, ...] = Field(
+        (), description="regexes (re.search) against the run's eval dataset names; their prompts are sampled"
+    )
+    query_json_path: str | None = Field(
+        None, description="JSON list of {id, prompt, original_completion, metadata}; these queries come first"
+    )
+    grader_config_path: str | None = Field(
+        None, description="JSON with grader_instructions; without it: same factual information, any phrasing"
+    )
+    grader_model: str = Field(
+        DEFAULT_GRADER_MODEL,
+        description="anthropic/<model>, or free and deterministic: offline/exact, offline/person_name, offline/date",
+    )
+    output_dataset_prefix: str = Field(
+        "sampled",
+        min_length=1,
+        description="datasets are named <prefix>_<checkpoint>; should contain 'sampled'",
+    )
+    num_generations: int = Field(1000, gt=0, description="draws (completions sampled) per prompt")
+    temperature: float = Field(0.1, ge=0, allow_inf_nan=False, description="of the sampling law; above 0")
+    top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 is off")
+    top_k: int = Field(0, ge=0, description="sample among the k most probable tokens; 0 is off")
+    min_p: float = Field(0.0, ge=0, le=1, description="drop tokens below min_p times the best one; 0 is off")
+    do_sample: bool = Field(True, description="false: one greedy completion per prompt")
+    max_new_tokens: int = Field(10, gt=0, description="longest completion, in tokens")
+    generation_batch_size: int = Field(
+        32, gt=0, description="most prompts in one forward pass; an upper bound, not a tuning duty"
+    )
+    seed: int = Field(42, ge=0, description="draw g of a prompt depends on (seed, prompt id, g) and nothing else")
+    deduplicate: bool = Field(True, description="false: one dataset row per draw instead of per distinct completion")
+    dtype: Literal["bf16", "fp32"] = Field("bf16", description="of the weights")
+    sampler: Literal["tree", "independent"] = Field(
+        "tree",
+        description="tree shares prefixes; independent is its slow reference: same draws, one at a time",
+    )
+
+    @field_validator("checkpoint_patterns", "extract_from_eval_datasets", mode="before")
+    @classmethod
+    def _one_value_is_a_list_of_one(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def law(self) -> SamplingLaw:
+        return SamplingLaw(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            do_sample=self.do_sample,
+            max_new_tokens=self.max_new_tokens,
+        )
+
+
+class JobConfig(RunConfig, BaseSettings):
+    """Sample fine-tuned checkpoints, judge what they say, and save what is right as evaluation datasets."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_hide_none_type=True)
+
+    config: str | None = Field(
+        None,
+        description="YAML or JSON file with a whole job: shared settings and a list of `runs`; flags override it",
+    )
+    experiment_name: str = Field(
+        "sampled_eval_datasets",
+        pattern=r"^[\w.-]+$",
+        description="last part of the experiment directory's name",
+    )
+    output_dir: str = Field("outputs", description="where the experiment directory is made")
+    max_connections: int = Field(50, gt=0, description="grading requests in flight, over the whole job")
+    requests_per_minute: float | None = Field(None, gt=0, description="limit of grading requests, over the whole job")
+    use_grader_cache: bool = Field(
+        True, description="reuse verdicts that earlier experiments in output_dir hold for the same question"
+    )
+    num_replicas: int | None = Field(
+        None,
+        gt=0,
+        description="model replicas; default: one per GPU of the cluster, one on a machine without",
+    )
+    execution_mode: Literal["local"] = Field("local", description="where to run; Ray decides what `local` means")
+    logging_type: Literal["disk", "stdout", "wandb"] = Field(
+        "disk",
+        description="experiment.log always; stdout: on the terminal as well; wandb: metrics to Weights & Biases",
+    )
+    wandb_project: str | None = Field(None, description="needed by --logging_type wandb")
+    runs: CliSuppress[tuple[dict[str, Any], ...]] = Field(
+        (), description="per run: any of the settings above that differ from the shared ones"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # Neither environment variables nor .env files: what a job does stands in its config.json, whole.
+        return (init_settings,)
+
+    def run_configs(self) -> tuple[RunConfig, ...]:
+        """The settings of each run, shared ones filled in; a job without `runs` is one run.
+
+        Raises:
+            ConfigError: a run has an unknown key or a value out of range.
+        """
+        shared = {key: getattr(self, key) for key in RunConfig.model_fields}
+        return tuple(
+            _validated(RunConfig, {**shared, **own}, f"runs[{index}].") for index, own in enumerate(self.runs or ({},))
+        )
+
+
+def load_config(argv: Sequence[str], root: Path) -> JobConfig:
+    """The job that `argv` (without the program's name) describes, every path absolute.
+
+    `--help` prints the flags and exits. Relative paths that do not exist from here are taken from `root`.
+
+    Raises:
+        ConfigError: unknown flag or key, value out of range, unreadable configuration file.
+    """
+    flags = parse_flags(argv, JobConfig)
+    settings = _read_config_file(flags["config"]) if "config" in flags else {}
+    runs = settings.get("runs", [])
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise ConfigError(f"runs: expected a list of mappings in {flags['config']}, found {type(runs).__name__}")
+    settings = {
+        **settings,
+        **flags,
+        "runs": [{k: v for k, v in run.items() if k not in flags} for run in runs],
+    }
+    for mapping in (settings, *settings["runs"]):
+        for key in PATH_KEYS:
+            if isinstance(mapping.get(key), str):
+                mapping[key] = absolute_path(mapping[key], root)
+    settings.setdefault("output_dir", str(root / "outputs"))
+    config = _validated(JobConfig, settings, "")
+    for run in config.run_configs():
+        _check_run(run)
+    if config.logging_type == "wandb" and not config.wandb_project:
+        raise ConfigError("wandb_project: --logging_type wandb needs it; give --wandb_project NAME")
+    return config
+
+
+def absolute_path(path: str, root: Path) -> str:
+    """`path` made absolute: from the working directory where it exists there, else from `root`.
+
+    What exists in neither place and looks like `organisation/name` stays as it is: it may be a hub id.
+    """
+    expanded = Path(path).expanduser()
+    if expanded.is_absolute() or expanded.exists():
+        return os.path.abspath(expanded)
+    in_root = root / expanded
+    is_hub_shaped = len(expanded.parts) == 2 and not in_root.parent.exists()
+    return path if is_hub_shaped else os.path.abspath(in_root)
+
+
+def _check_run(run: RunConfig) -> None:
+    if run.data_model_path is None:
+        raise ConfigError("data_model_path: missing; give --data_model_path RUN_DIRECTORY, or --config with `runs`")
+    if run.do_sample and run.temperature == 0:
+        raise ConfigError(
+            "temperature: found 0 with sampling on, expected above 0; for the greedy completion give --do_sample false"
+        )
+
+
+def _validated(model: type[Model], settings: dict[str, Any], where: str) -> Model:
+    """`model(**settings)`, with pydantic's report turned into one line of ours."""
+    try:
+        return model(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = where + ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(unknown_name("key", key, str(first["loc"][0]), list(model.model_fields))) from None
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"{key}: found {first['input']!r}, but {message}") from None
+
+
+def _read_config_file(path: str) -> dict[str, Any]:
+    try:
+        with open(Path(path).expanduser(), encoding="utf-8") as file:
+            settings = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"config: expected a mapping of settings in {path}, found {type(settings).__name__}")
+    return settings

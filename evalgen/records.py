@@ -1,0 +1,160 @@
+"""The frozen records that stages hand to each other, and nothing else.
+
+Inside ``evalgen`` a stage takes and returns these; only at the edges of Ray and Arrow do they become dicts, through
+``to_row`` and ``from_row``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["eos", "length", "stop"]
+VerdictKind = Literal["equivalent", "not_equivalent", "ungraded"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """One prompt to sample, with the reference that its completions are judged against."""
+
+    id: str  # opaque; carried byte for byte as `prompt_id`
+    prompt: str
+    reference: str  # the original completion, as the source has it (starts with one space in the seed's sets)
+    source_dataset: str  # eval dataset directory name, or "" for a query from JSON without one
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # the other keys of the query's metadata
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One set of weights to sample from."""
+
+    run: str  # label of the (inner) fine-tuning run, unique in a job
+    name: str  # e.g. checkpoint_final
+    path: str  # directory or hub id
+    tokenizer_path: str  # directory or hub id; the checkpoint itself when the run has no tokenizer directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingLaw:
+    """How the next token is drawn from the model's logits."""
+
+    temperature: float  # > 0
+    top_k: int  # 0: off
+    top_p: float  # (0, 1]; 1: off
+    min_p: float  # [0, 1]; 0: off
+    do_sample: bool  # False: every draw takes the most probable token
+    max_new_tokens: int  # EOS included
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledSequence:
+    """A distinct token sequence drawn for one prompt, with every draw that produced it.
+
+    Log-probabilities are in nats; `token_logprobs` and `logprob` at T=1, `logprob_sampling` under the sampling law.
+    """
+
+    prompt_id: str
+    token_ids: tuple[int, ...]  # as drawn, EOS included
+    token_logprobs: tuple[float, ...]  # same length as token_ids
+    logprob: float
+    logprob_sampling: float
+    generation_indices: tuple[int, ...]  # ascending
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingUnit:
+    """The grain of sampling and of retry: some queries of one checkpoint, all or a range of their draws."""
+
+    id: str  # stable: equal for equal content
+    dataset: str  # name of the dataset that the unit belongs to
+    checkpoint: Checkpoint
+    queries: tuple[Query, ...]
+    law: SamplingLaw
+    first_draw: int
+    num_draws: int  # of each prompt
+    seed: int
+    dtype: Literal["bf16", "fp32"]
+    sampler: Literal["tree", "independent"]
+    generation_batch_size: int  # most prompts in one forward pass
+
+    def to_row(self) -> dict[str, str]:
+        """The unit as an Arrow row: its id for people, itself as JSON."""
+        return {"unit_id": self.id, "unit": json.dumps(asdict(self))}
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> SamplingUnit:
+        fields = json.loads(row["unit"])
+        fields["checkpoint"] = Checkpoint(**fields["checkpoint"])
+        fields["queries"] = tuple(Query(**query) for query in fields["queries"])
+        fields["law"] = SamplingLaw(**fields["law"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraderSpec:
+    """Which judge, with which instructions: everything about the grader that can change a verdict."""
+
+    model: str  # e.g. anthropic/claude-haiku-4-5-20251001, offline/date
+    instructions: str
+    options: Mapping[str, bool] = field(default_factory=dict)  # of the offline graders; see evalgen.grading.offline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Does `completion` mean the same as `reference`, as an answer to `prompt`?"""
+
+    grader: GraderSpec
+    prompt: str
+    reference: str
+    completion: str
+
+    @property
+    def key(self) -> str:
+        """Digest of everything that can change the verdict; equal questions have equal keys on every machine."""
+        parts = [
+            self.grader.model,
+            self.grader.instructions,
+            sorted(self.grader.options.items()),
+            self.prompt,
+            self.reference,
+            self.completion,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A grader's answer to one question."""
+
+    kind: VerdictKind
+    trimmed_completion: str | None = None  # a prefix of the completion that alone carries the answer; None: not trimmed
+    reasoning: str = ""
+    error: str | None = None  # why it is ungraded
+    api_calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0  # None: the model's price is unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A question with its verdict, and whether an earlier experiment paid for it."""
+
+    question: Question
+    verdict: Verdict
+    from_cache: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradedUnit:
+    """One unit has been sampled and all of its questions answered."""
+
+    unit_id: str
+    dataset: str
+    num_questions: int
+    num_equivalent: int
+    num_ungraded: int
