@@ -1,0 +1,63 @@
+"""A causal language model as the samplers see it: weights, the tokens that end a draw, the ids that can be drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from evalgen.errors import InputError
+from evalgen.records import Checkpoint
+from evalgen.tokenization import check_vocabulary, load_tokenizer
+
+TORCH_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A checkpoint on a device, ready to sample."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    eos_ids: frozenset[int]  # a draw ends with any of them
+    vocabulary_size: int  # ids from here on belong to no token
+    device: torch.device
+
+
+def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> LoadedModel:
+    """The checkpoint's weights (safetensors only, no remote code) in `dtype` on `device`.
+
+    Raises:
+        InputError: the weights cannot be loaded, or the tokenizer has ids that the model lacks.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path,
+            dtype=TORCH_DTYPES[dtype],
+            device_map={"": device} if device.type == "cuda" else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
+    model.train(False)
+    tokenizer = load_tokenizer(checkpoint.tokenizer_path)
+    num_embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    return LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        eos_ids=_eos_ids(model, tokenizer),
+        vocabulary_size=check_vocabulary(tokenizer, num_embeddings, checkpoint),
+        device=device,
+    )
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """From the generation config, else the model's, else the tokenizer's."""
+    candidates: list[Any] = [getattr(model.generation_config, "eos_token_id", None)]
+    candidates += [getattr(model.config, "eos_token_id", None), tokenizer.eos_token_id]
+    eos: int | list[int] = next((c for c in candidates if c is not None), [])
+    return frozenset(eos if isinstance(eos, list) else [eos])

@@ -1,0 +1,56 @@
+"""A model replica: holds one checkpoint on one device and samples units from it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pyarrow as pa
+import torch
+
+from evalgen.records import Checkpoint, SamplingUnit
+from evalgen.samples import samples_table
+from evalgen.sampling.independent import sample_independently
+from evalgen.sampling.model import LoadedModel, load_model
+from evalgen.sampling.nodes import distinct_prefixes
+from evalgen.sampling.tree import sample_tree
+from evalgen.unit_store import SamplingCost
+
+log = logging.getLogger(__name__)
+
+SAMPLERS = {"tree": sample_tree, "independent": sample_independently}
+
+
+class Replica:
+    """Samples unit after unit; a checkpoint is loaded when the first unit of it comes, in place of the one before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._held: tuple[Checkpoint, str] | None = None
+        self._loaded: LoadedModel | None = None
+
+    def sample(self, unit: SamplingUnit) -> tuple[pa.Table, SamplingCost]:
+        """The unit's rows of `samples/*.parquet`, and what they cost."""
+        start = time.perf_counter()
+        loaded = self._hold(unit.checkpoint, unit.dtype)
+        ready = time.perf_counter()
+        result = SAMPLERS[unit.sampler](loaded, unit)
+        table = samples_table(unit, result.sequences, loaded.tokenizer)
+        num_prefixes = distinct_prefixes(result.sequences)
+        if unit.sampler == "tree" and not result.out_of_memory_halvings:
+            assert result.model_evaluations == num_prefixes, (result.model_evaluations, num_prefixes)
+        return table, SamplingCost(
+            model_evaluations=result.model_evaluations,
+            distinct_prefixes=num_prefixes,
+            out_of_memory_halvings=result.out_of_memory_halvings,
+            load_s=ready - start,
+            sample_s=time.perf_counter() - ready,
+            finished_at=time.time(),
+        )
+
+    def _hold(self, checkpoint: Checkpoint, dtype: str) -> LoadedModel:
+        if self._loaded is None or self._held != (checkpoint, dtype):
+            self._loaded = None  # before the next is read: two models may not fit on the device
+            self._loaded = load_model(checkpoint, dtype, self._device)
+            self._held = (checkpoint, dtype)
+        return self._loaded
