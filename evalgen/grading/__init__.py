@@ -1,0 +1,1 @@
+"""Judges completions: offline graders for closed answers, Claude for the rest, and the limits they share."""
