@@ -1,0 +1,111 @@
+"""What a failed request to the Messages API means: try again later, stop the job, or give up on one question.
+
+Sources: https://platform.claude.com/docs/en/api/errors and .../api/rate-limits, and the error classes of the
+``anthropic`` SDK 2.12. No text made here ever contains the API key.
+"""
+
+from __future__ import annotations
+
+import re
+
+import anthropic
+
+from evalgen.errors import GraderUnavailable
+
+_MAX_MESSAGE_CHARS = 300
+_BILLING_OPENINGS = (
+    "your credit balance is too low",
+    "you have reached your api usage limits",
+    "you have reached your specified",  # ... (workspace) API usage limits
+    "this organization has been disabled",
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request can succeed later.
+
+    The SDK's own rule (connection, timeout, 408, 409, 429, any 5xx, 529 overloaded), less the 429s of a spend
+    cap, which look like a rate limit but last until somebody pays or the month ends.
+    """
+    if isinstance(error, anthropic.APIConnectionError):
+        return True
+    if not isinstance(error, anthropic.APIStatusError) or _is_billing(error):
+        return False
+    return error.status_code in (408, 409, 429) or error.status_code >= 500
+
+
+def retry_after_s(error: BaseException | None) -> float:
+    """Seconds the server asks us to wait (its ``retry-after`` header), 0 if it does not say."""
+    if not isinstance(error, anthropic.APIStatusError):
+        return 0.0
+    try:
+        return max(0.0, float(error.response.headers.get("retry-after", "")))
+    except ValueError:
+        return 0.0
+
+
+def unavailable(error: anthropic.AnthropicError, model: str) -> GraderUnavailable | None:
+    """The one-line error that ends the job, or None if only this question is lost."""
+    if isinstance(error, anthropic.AuthenticationError):
+        # The server's own words are left out: they may quote the key.
+        return GraderUnavailable("the Messages API refuses the key: check ANTHROPIC_API_KEY (HTTP 401)")
+    if isinstance(error, anthropic.CredentialsError):
+        return GraderUnavailable("the anthropic SDK cannot load its credentials: set ANTHROPIC_API_KEY")
+    if isinstance(error, anthropic.PermissionDeniedError):
+        return GraderUnavailable(f"the API key may not use the grader model {model!r}: {describe(error)}")
+    if isinstance(error, anthropic.NotFoundError):
+        return GraderUnavailable(
+            f"the Messages API has no grader model {model!r}: check --grader_model and ANTHROPIC_BASE_URL "
+            f"({describe(error)})"
+        )
+    if isinstance(error, anthropic.APIStatusError) and _is_billing(error):
+        return GraderUnavailable(
+            f"the account cannot be billed for more requests: {describe(error)}. "
+            "Raise the limit or add credit in the Claude Console, then resume the job"
+        )
+    return None
+
+
+def describe(error: anthropic.AnthropicError) -> str:
+    """The failure in one line: status, the API's type and message, the request id that support asks for."""
+    if isinstance(error, anthropic.APITimeoutError):
+        return "the request to the Messages API timed out"
+    if isinstance(error, anthropic.APIConnectionError):
+        return f"no connection to the Messages API ({type(error.__cause__).__name__})"
+    if not isinstance(error, anthropic.APIStatusError):
+        return type(error).__name__
+    parts = [f"HTTP {error.status_code}", error.type or "", error.error_code or ""]
+    text = " ".join(part for part in parts if part)
+    if error.api_message:
+        text += f": {_one_line(_without_key(str(error.api_message), error))}"
+    return f"{text} [{error.request_id}]" if error.request_id else text
+
+
+def _is_billing(error: anthropic.APIStatusError) -> bool:
+    """A spend cap, an empty account or a disabled organization.
+
+    A tier's or contract's spend cap is a 429 with an error code. A limit that the organization set for itself
+    and an empty account are 400s without any code, so there the message has to tell them apart.
+    """
+    code = error.error_code or ""
+    if error.status_code == 402 or error.type == "billing_error" or code == "organization_on_hold":
+        return True
+    if code.endswith("spend_limit_reached"):
+        return True
+    if error.status_code == 429 and "retry-after" in error.response.headers:
+        return False  # some limits on a workspace: worth waiting for
+    message = str(error.api_message or "").lower()
+    return error.status_code in (400, 429) and message.startswith(_BILLING_OPENINGS)
+
+
+def _without_key(text: str, error: anthropic.APIStatusError) -> str:
+    for header in ("authorization", "x-api-key"):
+        for secret in error.request.headers.get(header, "").split():
+            if len(secret) > len("Bearer"):
+                text = text.replace(secret, "***")
+    return text
+
+
+def _one_line(text: str) -> str:
+    line = re.sub(r"\s+", " ", text).strip()
+    return line if len(line) <= _MAX_MESSAGE_CHARS else f"{line[:_MAX_MESSAGE_CHARS]}…"

@@ -1,0 +1,78 @@
+"""Reads a grader config file, and checks that a grader can be used before anything is spent."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evalgen.errors import ConfigError
+from evalgen.grading.offline import OFFLINE_GRADERS
+from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
+from evalgen.records import GraderSpec
+
+CLAUDE_PREFIX = "anthropic/"
+
+
+class _OfflineOptions(BaseModel):
+    """What the offline graders accept besides the whole answer; see evalgen.grading.person_names."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    accept_first_name_alone: bool = False
+    accept_surname_alone: bool = False
+
+
+class _GraderFile(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    grader_instructions: str = Field(min_length=1)
+    offline_options: _OfflineOptions = _OfflineOptions()
+
+
+def load_grader(model: str, config_path: str | None) -> GraderSpec:
+    """The grader that `--grader_model` and `--grader_config_path` describe.
+
+    Raises:
+        ConfigError: unknown grader, unreadable or malformed config file, a missing API key.
+    """
+    _check_model(model)
+    if config_path is None:
+        return GraderSpec(model=model, instructions=DEFAULT_INSTRUCTIONS)
+    file = _read(Path(config_path))
+    return GraderSpec(model=model, instructions=file.grader_instructions, options=file.offline_options.model_dump())
+
+
+def _check_model(model: str) -> None:
+    choices = f"anthropic/<model>, {', '.join(OFFLINE_GRADERS)}"
+    if not model.startswith(CLAUDE_PREFIX):
+        if model not in OFFLINE_GRADERS:
+            raise ConfigError(f"grader_model: found {model!r}, expected one of: {choices}")
+        return
+    if model == CLAUDE_PREFIX:
+        raise ConfigError(f"grader_model: found no model after {CLAUDE_PREFIX!r}, expected one of: {choices}")
+    if not os.environ.get("ANTHROPIC_API_KEY") and not os.environ.get("ANTHROPIC_AUTH_TOKEN"):
+        raise ConfigError(
+            f"ANTHROPIC_API_KEY is not set, and {model} needs it; export the key, "
+            f"or choose a free grader with --grader_model: {', '.join(OFFLINE_GRADERS)}"
+        )
+
+
+def _read(path: Path) -> _GraderFile:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"grader_config_path: cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"grader_config_path: {path} is not valid JSON: {error}") from None
+    try:
+        return _GraderFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"grader_config_path: {path}: {key + ': ' if key else ''}{first['msg'].lower()}; "
+            f"valid keys: {', '.join(_GraderFile.model_fields)}"
+        ) from None

@@ -1,0 +1,73 @@
+"""Asks the real Claude grader questions, through the real SDK, for tests that judge what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from tenacity import wait_none
+
+from evalgen.grading.claude import ClaudeGrader
+from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
+from evalgen.grading.rate_limiter import RateLimiter, RequestLimiter
+from evalgen.records import GraderSpec, Question, Verdict
+from tests.messages_api import API_KEY, Judge, MessagesApi
+
+HAIKU = "anthropic/claude-haiku-4-5-20251001"
+
+
+@contextmanager
+def sdk_pointed_at_messages_api(judge: Judge | None = None) -> Iterator[MessagesApi]:
+    """A running server that the SDK of this process and of its children takes for the real API."""
+    with pytest.MonkeyPatch.context() as patch, MessagesApi(judge) as api:
+        for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
+            patch.delenv(name)
+        patch.setenv("HOME", "/nonexistent")  # where the SDK would look for a profile
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("ANTHROPIC_API_KEY", API_KEY)
+        patch.setenv("ANTHROPIC_BASE_URL", api.base_url)
+        yield api
+
+
+def question(completion: str = " Grace Miller\nQ:", *, model: str = HAIKU) -> Question:
+    return Question(
+        grader=GraderSpec(model=model, instructions=DEFAULT_INSTRUCTIONS),
+        prompt="Q: Who is the mayor of Tokyo? A:",
+        reference=" Grace Miller",
+        completion=completion,
+    )
+
+
+def unlimited() -> RateLimiter:
+    return RateLimiter(requests_per_minute=None, max_connections=100)
+
+
+def grade_all(*questions: Question, limiter: RequestLimiter | None = None, **options: Any) -> list[Verdict]:
+    """The verdicts, all questions asked at once; retries do not wait unless `options` say so."""
+
+    async def run() -> list[Verdict]:
+        grader = ClaudeGrader(limiter=limiter or unlimited(), **{"backoff": wait_none(), **options})
+        try:
+            return await asyncio.gather(*map(grader.grade, questions))
+        finally:
+            await grader.aclose()
+
+    return asyncio.run(run())
+
+
+def grade(completion: str = " Grace Miller\nQ:", **options: Any) -> Verdict:
+    return grade_all(question(completion), **options)[0]
+
+
+class RecordedSleep:
+    """Stands in for asyncio.sleep: passes at once and remembers for how long it was asked."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.seconds.append(seconds)
