@@ -1,0 +1,89 @@
+"""Resolves a configuration into the datasets to make: which checkpoint, which queries, which judge, which name.
+
+Everything that can be wrong with a user's input is found here, before a directory is made or a model is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+
+from evalgen.config import JobConfig, RunConfig
+from evalgen.errors import ConfigError, InputError
+from evalgen.grading.grader_config import load_grader
+from evalgen.queries import collect_queries
+from evalgen.records import Checkpoint, GraderSpec, Query, Question
+from evalgen.runs import find_inner_runs, num_embeddings
+from evalgen.tokenization import check_vocabulary, load_tokenizer
+
+log = logging.getLogger(__name__)
+
+MAX_NAME_BYTES = 255  # of a directory, on every common file system
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetPlan:
+    """One dataset to make: the completions of one checkpoint for the queries of its run."""
+
+    name: str  # its directory under sampled_eval_datasets/; unique in the job
+    checkpoint: Checkpoint
+    queries: tuple[Query, ...]
+    grader: GraderSpec
+    settings: RunConfig
+
+    def question(self, query: Query, completion: str) -> Question:
+        return Question(grader=self.grader, prompt=query.prompt, reference=query.reference, completion=completion)
+
+
+def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:
+    """The datasets that `config` asks for, in the order of its runs and of their checkpoints' steps.
+
+    Raises:
+        ConfigError, InputError: see the modules that find runs, queries and graders.
+    """
+    found: list[DatasetPlan] = []
+    for settings in config.run_configs():
+        assert settings.data_model_path is not None  # checked when the configuration was loaded
+        if "sampled" not in settings.output_dataset_prefix:
+            log.warning(
+                "output_dataset_prefix %r lacks the word 'sampled', by which downstream tools select datasets",
+                settings.output_dataset_prefix,
+            )
+        grader = load_grader(settings.grader_model, settings.grader_config_path)
+        for run in find_inner_runs(settings.data_model_path, settings.checkpoint_patterns):
+            queries = collect_queries(settings.query_json_path, run.eval_datasets, settings.extract_from_eval_datasets)
+            for checkpoint in run.checkpoints:
+                name = f"{settings.output_dataset_prefix}_{checkpoint.name}"
+                found.append(
+                    DatasetPlan(name=name, checkpoint=checkpoint, queries=queries, grader=grader, settings=settings)
+                )
+    _check_tokenizers(found)
+    return _with_unique_names(found)
+
+
+def _check_tokenizers(plans: list[DatasetPlan]) -> None:
+    tokenizers = {path: load_tokenizer(path) for path in sorted({p.checkpoint.tokenizer_path for p in plans})}
+    for plan in plans:
+        embeddings = num_embeddings(plan.checkpoint)
+        if embeddings is not None:
+            check_vocabulary(tokenizers[plan.checkpoint.tokenizer_path], embeddings, plan.checkpoint)
+
+
+def _with_unique_names(plans: list[DatasetPlan]) -> tuple[DatasetPlan, ...]:
+    """`<prefix>_<checkpoint>`, and where that would stand twice, `<prefix>_<run>_<checkpoint>` for each of them."""
+    counts = Counter(plan.name for plan in plans)
+    named = [plan if counts[plan.name] == 1 else _named_with_run(plan) for plan in plans]
+    for name, count in Counter(plan.name for plan in named).items():
+        if count > 1:
+            raise ConfigError(f"output_dataset_prefix: {count} datasets would be named {name}; give each run its own")
+        if len(name.encode()) > MAX_NAME_BYTES or "/" in name:
+            raise InputError(f"dataset name {name!r} is no directory name; shorten or mend --output_dataset_prefix")
+    return tuple(named)
+
+
+def _named_with_run(plan: DatasetPlan) -> DatasetPlan:
+    name = f"{plan.settings.output_dataset_prefix}_{plan.checkpoint.run}_{plan.checkpoint.name}"
+    return DatasetPlan(
+        name=name, checkpoint=plan.checkpoint, queries=plan.queries, grader=plan.grader, settings=plan.settings
+    )

@@ -1,0 +1,164 @@
+"""Collects the queries of a run: those of a JSON file first, then those extracted from its eval datasets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from evalgen.errors import InputError
+from evalgen.records import Query
+
+log = logging.getLogger(__name__)
+
+
+class _JsonQuery(BaseModel):
+    """One entry of a query file, as users write it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    prompt: str
+    id: str | None = None
+    original_completion: str | None = None
+    metadata: dict[str, Any] = {}
+
+
+_QUERY_LIST = TypeAdapter(list[_JsonQuery])
+
+
+def collect_queries(
+    query_json_path: str | None, eval_datasets: Path | None, patterns: tuple[str, ...]
+) -> tuple[Query, ...]:
+    """Every query of one inner run, in order, with ids unique and prompts not empty.
+
+    A query without a reference cannot be judged: it is left out, with a warning, before anything is sampled.
+
+    Raises:
+        InputError: no query at all, a pattern that matches nothing, malformed or duplicate queries.
+    """
+    queries = _from_json(Path(query_json_path)) if query_json_path else []
+    if patterns:
+        queries += _from_eval_datasets(eval_datasets, patterns)
+    if not query_json_path and not patterns:
+        raise InputError("no queries: give --extract_from_eval_datasets REGEX, or --query_json_path FILE")
+    for query in queries:
+        if not query.prompt.strip():
+            raise InputError(f"query {query.id!r} ({_origin(query)}) has an empty prompt")
+    judged = [query for query in queries if query.reference.strip()]
+    if len(judged) < len(queries):
+        log.warning("%d of %d queries have no reference and are left out", len(queries) - len(judged), len(queries))
+    if not judged:
+        raise InputError(f"no queries left: none of {len(queries)} has a reference (completion) to judge against")
+    _check_unique(judged)
+    return tuple(judged)
+
+
+def _from_json(path: Path) -> list[Query]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"query_json_path: cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"query_json_path: {path} is not valid JSON: {error}") from None
+    if isinstance(content, dict):
+        if "queries" not in content:
+            raise InputError(
+                f'query_json_path: expected a list or {{"queries": [...]}} in {path}, found {list(content)}'
+            )
+        content = content["queries"]
+    try:
+        entries = _QUERY_LIST.validate_python(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        raise InputError(f"query_json_path: {path}: queries{where}: {first['msg'].lower()}") from None
+    return [
+        Query(
+            id=_id_or_digest(entry.id, entry.prompt),
+            prompt=entry.prompt,
+            reference=entry.original_completion or "",
+            source_dataset=str(entry.metadata.get("source_dataset", "")),
+            metadata={key: value for key, value in entry.metadata.items() if key != "source_dataset"},
+        )
+        for entry in entries
+    ]
+
+
+def _from_eval_datasets(directory: Path | None, patterns: tuple[str, ...]) -> list[Query]:
+    if directory is None or not directory.is_dir():
+        raise InputError(f"extract_from_eval_datasets: the run has no eval_datasets directory ({directory or 'none'})")
+    names = sorted(d.name for d in directory.iterdir() if (d / "eval_dataset").is_dir())
+    queries: list[Query] = []
+    for name in _matching(names, patterns, directory):
+        queries += _read_eval_dataset(directory / name / "eval_dataset", name)
+    return queries
+
+
+def _matching(names: list[str], patterns: tuple[str, ...], directory: Path) -> list[str]:
+    """Names that some pattern is found in, each once, in the order of the patterns."""
+    chosen: list[str] = []
+    for pattern in patterns:
+        try:
+            found = [name for name in names if re.search(pattern, name)]
+        except re.error as error:
+            raise InputError(f"extract_from_eval_datasets: {pattern!r} is not a regular expression: {error}") from None
+        if not found:
+            raise InputError(
+                f"extract_from_eval_datasets: {pattern!r} matches none of the {len(names)} eval datasets "
+                f"in {directory}: {', '.join(names)}"
+            )
+        if len(found) > 1:
+            log.warning("pattern %r matched %d eval datasets: %s", pattern, len(found), ", ".join(found))
+        else:
+            log.info("pattern %r matched eval dataset %s", pattern, found[0])
+        chosen += [name for name in found if name not in chosen]
+    return chosen
+
+
+def _read_eval_dataset(path: Path, name: str) -> list[Query]:
+    """The rows of a saved dataset. Its eval_functions.pkl is never opened: it is someone else's code."""
+    from datasets import Dataset, load_from_disk
+
+    try:
+        dataset = load_from_disk(str(path))
+    except Exception as error:  # whatever datasets and arrow make of a broken directory
+        raise InputError(f"eval dataset {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
+        raise InputError(f"eval dataset {path} has no column 'prompt'; columns found: {dataset.column_names}")
+    rows = dataset.select_columns([c for c in ("id", "prompt", "completion") if c in dataset.column_names])
+    return [
+        Query(
+            id=_id_or_digest(row.get("id"), row["prompt"]),
+            prompt=row["prompt"],
+            reference=row.get("completion") or "",
+            source_dataset=name,
+        )
+        for row in rows.to_list()
+    ]
+
+
+def _id_or_digest(given: object, prompt: str) -> str:
+    """The query's own id, untouched; without one, a digest of the prompt, so that order does not matter."""
+    return str(given) if given is not None else hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def _check_unique(queries: Iterable[Query]) -> None:
+    counts = Counter(query.id for query in queries)
+    repeated = [query for query in queries if counts[query.id] > 1]
+    if repeated:
+        first = repeated[0].id
+        origins = ", ".join(_origin(query) for query in repeated if query.id == first)
+        raise InputError(
+            f"duplicate query id {first!r} ({counts[first]} times: {origins}); ids must be unique in a run"
+        )
+
+
+def _origin(query: Query) -> str:
+    return f"eval dataset {query.source_dataset}" if query.source_dataset else "the query file"
