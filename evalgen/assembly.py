@@ -1,0 +1,209 @@
+"""From stored samples and verdicts to the rows of one dataset: trim, merge, tokenize, count.
+
+A pure function of what is on disk, so that a dataset can be assembled again without sampling or asking anything.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from evalgen.job import DatasetPlan
+from evalgen.records import Query, Verdict
+from evalgen.samples import Completion, Sample, distinct_completions, text_ids
+from evalgen.tokenization import IGNORED_LABEL, cut_drawn_ids, encode_completion, encode_prompt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A distinct completion of a query, with its verdict."""
+
+    query: Query
+    completion: Completion
+    verdict: Verdict
+
+    @property
+    def kept_text(self) -> str:
+        """The completion as the dataset stores it: cut where the grader cut it."""
+        return self.verdict.trimmed_completion or self.completion.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembledDataset:
+    """One dataset, ready to be written."""
+
+    rows: list[dict[str, Any]]  # in the columns of evalgen.eval_dataset.FEATURES
+    non_equivalent: list[dict[str, Any]]
+    left_out: list[dict[str, Any]]  # neither kept nor judged wrong, each with its reason
+    judged: list[Judged]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    """The completion ids that a row stores."""
+
+    ids: tuple[int, ...]
+    as_drawn: bool
+    logprob: float | None  # nats, T=1, sum over ids; None where the ids were not drawn
+    logprob_sampling: float | None  # likewise under the sampling law; None also where ids were cut
+
+
+def assemble(
+    plan: DatasetPlan,
+    samples: Iterable[Sample],
+    verdicts: Mapping[str, Verdict],
+    tokenizer: PreTrainedTokenizerBase,
+) -> AssembledDataset:
+    """The dataset of `plan`: rows in query order, then by generation index.
+
+    `verdicts` are by question key and hold one for every distinct completion in `samples`.
+    """
+    judged = list(_judge(plan, samples, verdicts))
+    rows: list[dict[str, Any]] = []
+    left_out = [_reject(j) | {"reason": j.verdict.error} for j in judged if j.verdict.kind == "ungraded"]
+    kept: dict[str, list[Judged]] = defaultdict(list)
+    for j in judged:
+        if j.verdict.kind == "equivalent":
+            kept[j.query.id].append(j)
+    for query in plan.queries:
+        query_rows, query_left_out = _rows_of_query(plan, query, kept[query.id], tokenizer)
+        rows += query_rows
+        left_out += query_left_out
+    if left_out:
+        log.warning("%s: %d completions left out; left_out.json says why", plan.name, len(left_out))
+    return AssembledDataset(
+        rows=rows,
+        non_equivalent=[_reject(j) for j in judged if j.verdict.kind == "not_equivalent"],
+        left_out=left_out,
+        judged=judged,
+    )
+
+
+def _judge(plan: DatasetPlan, samples: Iterable[Sample], verdicts: Mapping[str, Verdict]) -> Iterator[Judged]:
+    """Every distinct completion with its verdict, in query order, then by first draw."""
+    by_prompt: dict[str, list[Completion]] = defaultdict(list)
+    for completion in distinct_completions(samples):
+        by_prompt[completion.prompt_id].append(completion)
+    for query in plan.queries:
+        for completion in by_prompt[query.id]:
+            verdict = verdicts[plan.question(query, completion.text).key]
+            yield Judged(query=query, completion=completion, verdict=verdict)
+
+
+def _rows_of_query(
+    plan: DatasetPlan, query: Query, kept: list[Judged], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The query's rows, and the completions that no row can hold; completions equal after trimming are one row."""
+    by_text: dict[str, list[Judged]] = defaultdict(list)
+    for judged in kept:
+        by_text[judged.kept_text].append(judged)
+    rows: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    prompt_ids = encode_prompt(tokenizer, query.prompt)
+    for text, merged in by_text.items():
+        tokens = _tokens(tokenizer, prompt_ids, query.prompt, text, merged)
+        if tokens is None:
+            reason = "cut inside a token, and encoded again with the prompt a token spans the boundary"
+            left_out += [_reject(judged) | {"reason": reason} for judged in merged]
+            continue
+        row = _row(plan, query, text, merged, prompt_ids, tokens)
+        rows += [row] if plan.settings.deduplicate else _row_for_each_draw(row, merged)
+    return sorted(rows, key=lambda row: row["generation_idx"]), left_out
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], prompt: str, text: str, merged: list[Judged]
+) -> _Tokens | None:
+    """Ids for `text`: those of the most often drawn sequence that has it, else encoded; None if neither can be."""
+    by_ids: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
+    for sample in (sample for judged in merged for sample in judged.completion.samples):
+        drawn_ids = text_ids(sample.token_ids, sample.finish_reason)
+        ids = drawn_ids if sample.completion == text else cut_drawn_ids(tokenizer, drawn_ids, text)
+        if ids is not None:
+            by_ids[ids].append(sample)
+    if not by_ids:
+        encoded = encode_completion(tokenizer, prompt_ids, prompt, text)
+        if encoded is None:
+            return None
+        return _Tokens(ids=encoded, as_drawn=False, logprob=None, logprob_sampling=None)
+    ids, drawn = min(
+        by_ids.items(),
+        key=lambda item: (-sum(s.sample_count for s in item[1]), min(s.generation_indices[0] for s in item[1])),
+    )
+    whole = next((s for s in drawn if s.token_ids == ids), None)
+    return _Tokens(
+        ids=ids,
+        as_drawn=True,
+        logprob=sum(drawn[0].token_logprobs[: len(ids)]),
+        logprob_sampling=whole.logprob_sampling if whole else None,
+    )
+
+
+def _row(
+    plan: DatasetPlan, query: Query, text: str, merged: list[Judged], prompt_ids: list[int], tokens: _Tokens
+) -> dict[str, Any]:
+    first = min(merged, key=lambda judged: judged.completion.generation_idx)
+    generation_idx = first.completion.generation_idx
+    num_tokens = len(prompt_ids) + len(tokens.ids)
+    most_drawn = max(first.completion.samples, key=lambda sample: sample.sample_count)
+    return {
+        "id": f"{query.id}_gen_{generation_idx}",
+        "prompt_id": query.id,
+        "prompt": query.prompt,
+        "completion": text,
+        "generation_idx": generation_idx,
+        "metadata": {"source_dataset": query.source_dataset},
+        "input_ids": [*prompt_ids, *tokens.ids],
+        "labels": [IGNORED_LABEL] * len(prompt_ids) + list(tokens.ids),
+        "attention_mask": [1] * num_tokens,
+        "metadata_json": json.dumps(dict(query.metadata), ensure_ascii=False, sort_keys=True),
+        "reference_completion": query.reference,
+        "raw_completion": first.completion.text,
+        "sample_count": sum(judged.completion.sample_count for judged in merged),
+        "num_samples": plan.settings.num_generations,
+        "logprob": tokens.logprob,
+        "logprob_sampling": tokens.logprob_sampling,
+        "tokens_as_drawn": tokens.as_drawn,
+        "finish_reason": most_drawn.finish_reason,
+        "grader_model": plan.grader.model,
+        "grader_reasoning": first.verdict.reasoning,
+        "run": plan.checkpoint.run,
+        "checkpoint": plan.checkpoint.name,
+    }
+
+
+def _row_for_each_draw(row: dict[str, Any], merged: list[Judged]) -> Iterator[dict[str, Any]]:
+    """`--deduplicate false`: the row once for every draw of it."""
+    for judged in merged:
+        for sample in judged.completion.samples:
+            for draw in sample.generation_indices:
+                yield row | {
+                    "id": f"{row['prompt_id']}_gen_{draw}",
+                    "generation_idx": draw,
+                    "sample_count": 1,
+                    "raw_completion": judged.completion.text,
+                    "finish_reason": sample.finish_reason,
+                    "grader_reasoning": judged.verdict.reasoning,
+                }
+
+
+def _reject(judged: Judged) -> dict[str, Any]:
+    """A completion that is not in the dataset; the first four keys are the upstream ones."""
+    return {
+        "prompt": judged.query.prompt,
+        "expected_completion": judged.query.reference,
+        "generated_completion": judged.completion.text,
+        "reasoning": judged.verdict.reasoning,
+        "prompt_id": judged.query.id,
+        "generation_idx": judged.completion.generation_idx,
+        "sample_count": judged.completion.sample_count,
+        "logprob": max(sample.logprob for sample in judged.completion.samples),
+    }

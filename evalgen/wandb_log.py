@@ -1,0 +1,33 @@
+"""Logs a finished job to Weights & Biases, for `--logging_type wandb`."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from evalgen.config import JobConfig
+from evalgen.errors import ConfigError
+from evalgen.experiment import Experiment
+
+
+def check_wandb() -> None:
+    """Raises ConfigError when the package is missing, before anything is created."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ConfigError("logging_type: wandb is not installed; pip install 'evalgen[wandb]', or --logging_type disk")
+
+
+def log_to_wandb(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
+    """One run, named as the experiment: each dataset's figures and the timings. WANDB_MODE=offline needs no network."""
+    import wandb
+
+    with wandb.init(
+        project=config.wandb_project,
+        name=experiment.directory.name,
+        dir=experiment.directory,
+        config=config.model_dump(mode="json", exclude={"config"}),
+    ) as run:
+        datasets = summary["datasets"]
+        run.log({f"timings/{stage}_s": seconds for stage, seconds in summary["timings"].items()})
+        if datasets:
+            table = wandb.Table(columns=list(datasets[0]), data=[list(dataset.values()) for dataset in datasets])
+            run.log({"datasets": table})
