@@ -1,0 +1,144 @@
+"""The actors of a job: each a few lines round an object of `evalgen`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from evalgen.grading.desk import GradingDesk
+from evalgen.grading.rate_limiter import RateLimiter
+from evalgen.records import Answer, GraderSpec, Question, SamplingUnit, Verdict
+from evalgen.unit_store import SamplingCost, save_unit
+from evalgen.verdict_store import VerdictStore
+
+
+@ray.remote(num_cpus=0)
+class StoreActor:
+    """Writes to the experiment directory, on the driver's node: other nodes need no shared disk."""
+
+    def __init__(self, samples: Path, verdicts: Path, earlier_verdicts: Sequence[Path]) -> None:
+        self._samples = samples
+        self._verdicts = VerdictStore(verdicts, earlier_verdicts)
+
+    def save_unit(self, unit_id: str, samples: pa.Table, cost: SamplingCost) -> None:
+        save_unit(self._samples, unit_id, samples, cost)
+
+    def cached_verdict(self, question: Question) -> Verdict | None:
+        return self._verdicts.cached(question)
+
+    def add_answers(self, answers: Sequence[Answer]) -> None:
+        self._verdicts.add(answers)
+
+    def close(self) -> None:
+        self._verdicts.close()
+
+
+@ray.remote(num_cpus=0)
+class RateLimiterActor(RateLimiter):
+    """The one gate for grading requests of all actors. Asynchronous: callers wait in it, not for it."""
+
+
+class SamplingActor:
+    """Ray Data UDF, one per GPU: a batch of one unit in, its questions out. The unit is stored before it moves on."""
+
+    def __init__(self, store: Any, num_threads: int) -> None:
+        import torch
+
+        from evalgen.sampling.replica import Replica
+
+        torch.set_num_threads(num_threads)  # Ray sets OMP_NUM_THREADS to 1
+        self._store = store
+        self._replica = Replica(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        (row,) = batch.to_pylist()
+        unit = SamplingUnit.from_row(row)
+        samples, cost = self._replica.sample(unit)
+        ray.get(self._store.save_unit.remote(unit.id, samples, cost))
+        return questions_table(unit, samples, row["grader"])
+
+
+QUESTIONS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("unit_id", "dataset", "grader", "prompt", "reference", "completion")]
+)
+
+
+def questions_table(unit: SamplingUnit, samples: pa.Table, grader: str) -> pa.Table:
+    """The unit's distinct completions as questions: where a unit's draws are deduplicated."""
+    queries = {query.id: query for query in unit.queries}
+    pairs = dict.fromkeys(
+        zip(samples["prompt_id"].to_pylist(), samples["completion"].to_pylist(), strict=True)
+    )  # a dict keeps the order of the draws
+    rows = [
+        {
+            "unit_id": unit.id,
+            "dataset": unit.dataset,
+            "grader": grader,
+            "prompt": queries[prompt_id].prompt,
+            "reference": queries[prompt_id].reference,
+            "completion": completion,
+        }
+        for prompt_id, completion in pairs
+    ]
+    return pa.Table.from_pylist(rows, schema=QUESTIONS_SCHEMA)
+
+
+class GradingActor:
+    """Ray Data UDF, asynchronous: questions in, verdict kinds out. Verdicts are stored as they arrive."""
+
+    def __init__(self, store: Any, limiter: Any) -> None:
+        self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter))
+
+    async def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        questions = [
+            Question(
+                grader=GraderSpec(**json.loads(row["grader"])),
+                prompt=row["prompt"],
+                reference=row["reference"],
+                completion=row["completion"],
+            )
+            for row in rows
+        ]
+        verdicts = await self._desk.grade(questions)
+        kinds = pa.array([verdict.kind for verdict in verdicts], pa.string())
+        return batch.select(["unit_id", "dataset"]).append_column("verdict", kinds)
+
+
+def grader_to_json(grader: GraderSpec) -> str:
+    """How a grader travels in a row; equal graders have equal JSON."""
+    return json.dumps(asdict(grader), sort_keys=True)
+
+
+class _RemoteVerdicts:
+    """`evalgen.grading.desk.Verdicts` in another process."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    async def cached(self, question: Question) -> Verdict | None:
+        verdict: Verdict | None = await self._store.cached_verdict.remote(question)
+        return verdict
+
+    async def add(self, answers: Sequence[Answer]) -> None:
+        await self._store.add_answers.remote(answers)
+
+
+class _RemoteLimiter:
+    """`evalgen.grading.rate_limiter.RequestLimiter` in another process."""
+
+    def __init__(self, limiter: Any) -> None:
+        self._limiter = limiter
+
+    async def acquire(self) -> int:
+        lease: int = await self._limiter.acquire.remote()
+        return lease
+
+    async def release(self, lease: int) -> None:
+        await self._limiter.release.remote(lease)

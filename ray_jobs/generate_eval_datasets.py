@@ -1,0 +1,88 @@
+"""The main job: fine-tuned checkpoints in, graded evaluation datasets out. Read this file first.
+
+    python ray_jobs/generate_eval_datasets.py --help
+    ray job submit --working-dir . -- python ray_jobs/generate_eval_datasets.py --config configs/demo.yaml
+
+Exit codes: 0 done; 1 the job failed; 2 the input is wrong, and nothing was created or spent; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from evalgen.config import JobConfig, load_config
+from evalgen.errors import EvalgenError, UserError
+from ray_jobs.paths import path_root
+
+if TYPE_CHECKING:
+    from evalgen.experiment import Experiment
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the job that the command line describes; returns the exit code."""
+    try:
+        run_job(load_config(sys.argv[1:] if argv is None else argv, path_root()))
+    except UserError as error:
+        return _fail(error, exit_code=2)
+    except EvalgenError as error:
+        return _fail(error, exit_code=1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", exit_code=130)
+    return 0
+
+
+def _fail(reason: object, exit_code: int) -> int:
+    sys.stderr.write(f"error: {reason}\n")
+    return exit_code
+
+
+def run_job(config: JobConfig) -> Experiment:
+    """Every stage in order. Returns the experiment, with its datasets written.
+
+    Raises:
+        UserError: the input is wrong; nothing was created.
+        JobStopped: the job cannot go on; what was sampled and judged is in the experiment directory.
+    """
+    # Imported here, so that --help and the errors of a command line do not wait for torch and Ray.
+    from evalgen.experiment import Experiment, JobLog
+    from evalgen.finish import write_datasets
+    from evalgen.job import resolve_job
+    from evalgen.statistics import summary
+    from evalgen.tables import Progress, print_results
+    from evalgen.timings import Timings
+    from evalgen.units import plan_units
+    from ray_jobs.cluster import start_or_join_ray, stop_ray
+    from ray_jobs.pipeline import choose_num_replicas, sample_and_grade
+
+    timings = Timings()
+    with JobLog() as job_log:
+        with timings.stage("resolve"):
+            plans = resolve_job(config)
+        experiment = Experiment.create(config)
+        job_log.open(experiment, to_stdout=config.logging_type == "stdout")
+        with timings.stage("start_ray"):
+            start_or_join_ray()
+        num_replicas = choose_num_replicas(config)
+        units = plan_units(plans, num_replicas)
+        with timings.stage("sample_and_grade"), Progress(units) as progress:
+            graders = {plan.name: plan.grader for plan in plans}
+            for graded_unit in sample_and_grade(config, experiment, units, graders, num_replicas):
+                progress.show(graded_unit)
+        with timings.stage("stop_ray"):
+            stop_ray()
+        with timings.stage("assemble"):
+            statistics = write_datasets(experiment, plans, units, timings)
+        job_summary = summary(statistics, timings.seconds | {"total": timings.total_s()})
+        experiment.write_summary(config, job_summary)
+        if config.logging_type == "wandb":
+            from evalgen.wandb_log import log_to_wandb
+
+            log_to_wandb(config, experiment, job_summary)
+        print_results(experiment, statistics, timings)
+    return experiment
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The Ray Data pipeline: sampling units in, verdicts out, streaming.
+
+::
+
+    units -> SamplingActor (one per GPU) -> distinct completions -> GradingActor (async) -> verdict kinds
+                  |                                                       |   |
+             StoreActor: samples/                    RateLimiterActor <---'   '---> StoreActor: verdicts/
+
+What the driver needs afterwards is in the store's files; the rows that reach it only tell how far the job is. There
+is no shuffle and no barrier: the first completion is graded while others are still being sampled.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import RayError
+
+from evalgen.config import JobConfig
+from evalgen.errors import EvalgenError, JobStopped
+from evalgen.experiment import Experiment
+from evalgen.records import GradedUnit, GraderSpec, SamplingUnit
+from ray_jobs.actors import GradingActor, RateLimiterActor, SamplingActor, StoreActor, grader_to_json
+from ray_jobs.cluster import num_cpus, num_gpus
+
+CONNECTIONS_PER_GRADING_ACTOR = 100
+UNITS_IN_FLIGHT_PER_GRADING_ACTOR = 16  # so that a slow answer in one unit does not hold up the next
+
+
+def choose_num_replicas(config: JobConfig) -> int:
+    """As many as asked for; else one per GPU of the cluster, and one on a machine without."""
+    return config.num_replicas or num_gpus() or 1
+
+
+def sample_and_grade(
+    config: JobConfig,
+    experiment: Experiment,
+    units: Sequence[SamplingUnit],
+    graders: Mapping[str, GraderSpec],
+    num_replicas: int,
+) -> Iterator[GradedUnit]:
+    """Runs every unit; yields each when its verdicts are stored. `graders` are by dataset name.
+
+    Raises:
+        JobStopped: something that no retry mends, in one line.
+    """
+    job_id = uuid.uuid4().hex[:8]  # names must not clash with another job's on the same cluster
+    earlier = experiment.earlier_verdicts() if config.use_grader_cache else []
+    store = _on_this_node(StoreActor, f"evalgen_store_{job_id}").remote(
+        experiment.samples.resolve(), experiment.verdicts.resolve(), earlier
+    )
+    limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}").remote(
+        requests_per_minute=config.requests_per_minute, max_connections=config.max_connections
+    )
+    rows = [unit.to_row() | {"grader": grader_to_json(graders[unit.dataset])} for unit in units]
+    try:
+        for batch in _pipeline(config, rows, store, limiter, num_replicas).iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            yield from _graded_units(batch)
+        ray.get(store.close.remote())
+    except RayError as error:
+        raise _in_one_line(error) from error
+
+
+def _pipeline(
+    config: JobConfig, rows: Sequence[Mapping[str, Any]], store: Any, limiter: Any, num_replicas: int
+) -> Dataset:
+    num_grading_actors = -(-config.max_connections // CONNECTIONS_PER_GRADING_ACTOR)
+    questions = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
+        SamplingActor,
+        fn_constructor_kwargs={"store": store, "num_threads": max(1, num_cpus() // num_replicas)},
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=num_replicas, max_tasks_in_flight_per_actor=1),
+        # No CPU is reserved: on a small machine actors that hold them would leave none for reading the units.
+        num_cpus=0,
+        num_gpus=1 if num_gpus() else 0,
+    )
+    return questions.map_batches(
+        GradingActor,
+        fn_constructor_kwargs={"store": store, "limiter": limiter},
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            size=num_grading_actors, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR
+        ),
+        num_cpus=0,
+    )
+
+
+def _graded_units(batch: pa.Table) -> Iterator[GradedUnit]:
+    verdicts: dict[tuple[str, str], list[str]] = {}
+    for row in batch.to_pylist():
+        verdicts.setdefault((row["unit_id"], row["dataset"]), []).append(row["verdict"])
+    for (unit_id, dataset), kinds in verdicts.items():
+        yield GradedUnit(
+            unit_id=unit_id,
+            dataset=dataset,
+            num_questions=len(kinds),
+            num_equivalent=kinds.count("equivalent"),
+            num_ungraded=kinds.count("ungraded"),
+        )
+
+
+def _on_this_node(actor_class: Any, name: str) -> Any:
+    node = ray.get_runtime_context().get_node_id()
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    return actor_class.options(name=name, scheduling_strategy=strategy)
+
+
+def _in_one_line(error: RayError) -> JobStopped:
+    """What stopped the pipeline: our own error if one of ours is among the causes, else Ray's first line."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, EvalgenError):
+            return JobStopped(str(cause))
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return JobStopped(f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
