@@ -26,7 +26,7 @@ from evalgen.records import SamplingLaw
 
 DEFAULT_GRADER_MODEL = "anthropic/claude-haiku-4-5-20251001"
 Model = TypeVar("Model", bound=BaseModel)
-PATH_KEYS = ("data_model_path", "query_json_path", "grader_config_path", "output_dir")
+INPUT_PATH_KEYS = ("data_model_path", "query_json_path", "grader_config_path")
 
 
 class RunConfig(BaseModel):
@@ -150,7 +150,8 @@ class JobConfig(RunConfig, BaseSettings):
 def load_config(argv: Sequence[str], root: Path) -> JobConfig:
     """The job that `argv` (without the program's name) describes, every path absolute.
 
-    `--help` prints the flags and exits. Relative paths that do not exist from here are taken from `root`.
+    `--help` prints the flags and exits. Relative input paths that do not exist from here are taken from `root`, and so
+    is the output directory always.
 
     Raises:
         ConfigError: unknown flag or key, value out of range, unreadable configuration file.
@@ -166,10 +167,12 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
         "runs": [{k: v for k, v in run.items() if k not in flags} for run in runs],
     }
     for mapping in (settings, *settings["runs"]):
-        for key in PATH_KEYS:
+        for key in INPUT_PATH_KEYS:
             if isinstance(mapping.get(key), str):
                 mapping[key] = absolute_path(mapping[key], root)
-    settings.setdefault("output_dir", str(root / "outputs"))
+    # Never the working directory, which may be a copy that goes with the job.
+    output_dir = Path(str(settings.get("output_dir", "outputs"))).expanduser()
+    settings["output_dir"] = os.path.abspath(root / output_dir)
     config = _validated(JobConfig, settings, "")
     for run in config.run_configs():
         _check_run(run)
@@ -179,7 +182,7 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
 
 
 def absolute_path(path: str, root: Path) -> str:
-    """`path` made absolute: from the working directory where it exists there, else from `root`.
+    """An input `path` made absolute: from the working directory where it exists there, else from `root`.
 
     What exists in neither place and looks like `organisation/name` stays as it is: it may be a hub id.
     """

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
+from pydantic import SecretStr
 
+from evalgen.errors import EvalgenError
 from evalgen.grading.desk import GradingDesk
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.records import Answer, GraderSpec, Question, SamplingUnit, Verdict
@@ -25,6 +28,7 @@ class StoreActor:
     def __init__(self, samples: Path, verdicts: Path, earlier_verdicts: Sequence[Path]) -> None:
         self._samples = samples
         self._verdicts = VerdictStore(verdicts, earlier_verdicts)
+        self._failure: str | None = None
 
     def save_unit(self, unit_id: str, samples: pa.Table, cost: SamplingCost) -> None:
         save_unit(self._samples, unit_id, samples, cost)
@@ -34,6 +38,13 @@ class StoreActor:
 
     def add_answers(self, answers: Sequence[Answer]) -> None:
         self._verdicts.add(answers)
+
+    def note_failure(self, reason: str) -> None:
+        """Keeps the first reason for which an actor gave up: Ray's own report of it is a page long."""
+        self._failure = self._failure or reason
+
+    def failure(self) -> str | None:
+        return self._failure
 
     def close(self) -> None:
         self._verdicts.close()
@@ -59,7 +70,11 @@ class SamplingActor:
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
         unit = SamplingUnit.from_row(row)
-        samples, cost = self._replica.sample(unit)
+        try:
+            samples, cost = self._replica.sample(unit)
+        except Exception as error:  # whatever it is, it ends the job: the driver is to say why in one line
+            ray.get(self._store.note_failure.remote(_in_one_line(error)))
+            raise
         ray.get(self._store.save_unit.remote(unit.id, samples, cost))
         return questions_table(unit, samples, row["grader"])
 
@@ -92,7 +107,10 @@ def questions_table(unit: SamplingUnit, samples: pa.Table, grader: str) -> pa.Ta
 class GradingActor:
     """Ray Data UDF, asynchronous: questions in, verdict kinds out. Verdicts are stored as they arrive."""
 
-    def __init__(self, store: Any, limiter: Any) -> None:
+    def __init__(self, store: Any, limiter: Any, environment: Mapping[str, SecretStr]) -> None:
+        # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
+        os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
+        self._store = store
         self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -106,14 +124,29 @@ class GradingActor:
             )
             for row in rows
         ]
-        verdicts = await self._desk.grade(questions)
+        try:
+            verdicts = await self._desk.grade(questions)
+        except Exception as error:  # as in SamplingActor
+            await self._store.note_failure.remote(_in_one_line(error))
+            raise
         kinds = pa.array([verdict.kind for verdict in verdicts], pa.string())
         return batch.select(["unit_id", "dataset"]).append_column("verdict", kinds)
+
+
+def _in_one_line(error: Exception) -> str:
+    """Our own errors are written for people; others need their type to make sense."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, EvalgenError) else f"{type(error).__name__}: {message}"
 
 
 def grader_to_json(grader: GraderSpec) -> str:
     """How a grader travels in a row; equal graders have equal JSON."""
     return json.dumps(asdict(grader), sort_keys=True)
+
+
+def grader_environment() -> dict[str, SecretStr]:
+    """The variables that the SDK reads, from this process; hidden, so that no log or dashboard can show them."""
+    return {name: SecretStr(value) for name, value in os.environ.items() if name.startswith("ANTHROPIC_")}
 
 
 class _RemoteVerdicts:

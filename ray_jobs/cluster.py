@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 from ray.data import DataContext
 
+from evalgen.timings import Timings
+
 log = logging.getLogger("evalgen.cluster")
 
 
-def start_or_join_ray() -> None:
-    """Joins the cluster of the job or of this machine, or starts one for the time being."""
-    # The driver shows progress and errors in its own words; the workers' own logs are on the dashboard.
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+@contextmanager
+def ray_session(timings: Timings) -> Iterator[None]:
+    """Joins the cluster of the job or of this machine, or starts one until the block ends."""
+    with timings.stage("start_ray"):
+        # The driver shows progress and errors in its own words; the workers' own logs are on the dashboard.
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
     log.info("ray %s, resources %s", ray.__version__, ray.cluster_resources())
-
-
-def stop_ray() -> None:
-    """Leaves the cluster, or ends the one that was started for this job."""
-    ray.shutdown()
+    try:
+        yield
+    finally:
+        with timings.stage("stop_ray"):
+            ray.shutdown()
 
 
 def num_gpus() -> int:
+    """GPUs of the whole cluster."""
     return int(ray.cluster_resources().get("GPU", 0))
 
 
 def num_cpus() -> int:
+    """CPUs of the whole cluster, at least one."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -53,7 +53,7 @@ def run_job(config: JobConfig) -> Experiment:
     from evalgen.tables import Progress, print_results
     from evalgen.timings import Timings
     from evalgen.units import plan_units
-    from ray_jobs.cluster import start_or_join_ray, stop_ray
+    from ray_jobs.cluster import ray_session
     from ray_jobs.pipeline import choose_num_replicas, sample_and_grade
 
     timings = Timings()
@@ -62,16 +62,13 @@ def run_job(config: JobConfig) -> Experiment:
             plans = resolve_job(config)
         experiment = Experiment.create(config)
         job_log.open(experiment, to_stdout=config.logging_type == "stdout")
-        with timings.stage("start_ray"):
-            start_or_join_ray()
-        num_replicas = choose_num_replicas(config)
-        units = plan_units(plans, num_replicas)
-        with timings.stage("sample_and_grade"), Progress(units) as progress:
-            graders = {plan.name: plan.grader for plan in plans}
-            for graded_unit in sample_and_grade(config, experiment, units, graders, num_replicas):
-                progress.show(graded_unit)
-        with timings.stage("stop_ray"):
-            stop_ray()
+        with ray_session(timings):
+            num_replicas = choose_num_replicas(config)
+            units = plan_units(plans, num_replicas)
+            with timings.stage("sample_and_grade"), Progress(units) as progress:
+                graders = {plan.name: plan.grader for plan in plans}
+                for graded_unit in sample_and_grade(config, experiment, units, graders, num_replicas):
+                    progress.show(graded_unit)
         with timings.stage("assemble"):
             statistics = write_datasets(experiment, plans, units, timings)
         job_summary = summary(statistics, timings.seconds | {"total": timings.total_s()})

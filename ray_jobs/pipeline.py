@@ -22,10 +22,17 @@ from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayError
 
 from evalgen.config import JobConfig
-from evalgen.errors import EvalgenError, JobStopped
+from evalgen.errors import JobStopped
 from evalgen.experiment import Experiment
 from evalgen.records import GradedUnit, GraderSpec, SamplingUnit
-from ray_jobs.actors import GradingActor, RateLimiterActor, SamplingActor, StoreActor, grader_to_json
+from ray_jobs.actors import (
+    GradingActor,
+    RateLimiterActor,
+    SamplingActor,
+    StoreActor,
+    grader_environment,
+    grader_to_json,
+)
 from ray_jobs.cluster import num_cpus, num_gpus
 
 CONNECTIONS_PER_GRADING_ACTOR = 100
@@ -65,7 +72,7 @@ def sample_and_grade(
             yield from _graded_units(batch)
         ray.get(store.close.remote())
     except RayError as error:
-        raise _in_one_line(error) from error
+        raise JobStopped(_reason(store, error)) from error
 
 
 def _pipeline(
@@ -84,7 +91,7 @@ def _pipeline(
     )
     return questions.map_batches(
         GradingActor,
-        fn_constructor_kwargs={"store": store, "limiter": limiter},
+        fn_constructor_kwargs={"store": store, "limiter": limiter, "environment": grader_environment()},
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
@@ -114,11 +121,10 @@ def _on_this_node(actor_class: Any, name: str) -> Any:
     return actor_class.options(name=name, scheduling_strategy=strategy)
 
 
-def _in_one_line(error: RayError) -> JobStopped:
-    """What stopped the pipeline: our own error if one of ours is among the causes, else Ray's first line."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, EvalgenError):
-            return JobStopped(str(cause))
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return JobStopped(f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+def _reason(store: Any, error: RayError) -> str:
+    """Why an actor gave up, in its own words; where it could not say, the last line of Ray's report."""
+    try:
+        noted: str | None = ray.get(store.failure.remote())
+    except RayError:
+        noted = None  # the store itself is gone
+    return noted or f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
