@@ -9,7 +9,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -20,6 +20,8 @@ from evalgen.samples import Completion, Sample, distinct_completions, text_ids
 from evalgen.tokenization import IGNORED_LABEL, cut_drawn_ids, encode_completion, encode_prompt
 
 log = logging.getLogger(__name__)
+
+SPANS_BOUNDARY = "cut inside a token, and encoded again with the prompt a token spans the boundary"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +110,15 @@ def _rows_of_query(
     rows: list[dict[str, Any]] = []
     left_out: list[dict[str, Any]] = []
     prompt_ids = encode_prompt(tokenizer, query.prompt)
+    # A greedy completion is one completion, however many draws it stands for.
+    one_row_per_draw = plan.settings.do_sample and not plan.settings.deduplicate
     for text, merged in by_text.items():
-        tokens = _tokens(tokenizer, prompt_ids, query.prompt, text, merged)
-        if tokens is None:
-            reason = "cut inside a token, and encoded again with the prompt a token spans the boundary"
-            left_out += [_reject(judged) | {"reason": reason} for judged in merged]
-            continue
-        row = _row(plan, query, text, merged, prompt_ids, tokens)
-        rows += [row] if plan.settings.deduplicate else _row_for_each_draw(row, merged)
+        for part in _by_draw(merged) if one_row_per_draw else [merged]:
+            tokens = _tokens(tokenizer, prompt_ids, query.prompt, text, part)
+            if tokens is None:
+                left_out += [_reject(judged) | {"reason": SPANS_BOUNDARY} for judged in part]
+            else:
+                rows.append(_row(plan, query, text, part, prompt_ids, tokens))
     return sorted(rows, key=lambda row: row["generation_idx"]), left_out
 
 
@@ -180,19 +183,14 @@ def _row(
     }
 
 
-def _row_for_each_draw(row: dict[str, Any], merged: list[Judged]) -> Iterator[dict[str, Any]]:
-    """`--deduplicate false`: the row once for every draw of it."""
-    for judged in merged:
-        for sample in judged.completion.samples:
-            for draw in sample.generation_indices:
-                yield row | {
-                    "id": f"{row['prompt_id']}_gen_{draw}",
-                    "generation_idx": draw,
-                    "sample_count": 1,
-                    "raw_completion": judged.completion.text,
-                    "finish_reason": sample.finish_reason,
-                    "grader_reasoning": judged.verdict.reasoning,
-                }
+def _by_draw(merged: list[Judged]) -> list[list[Judged]]:
+    """Each draw as if it had been the only one of its completion."""
+    return [
+        [replace(judged, completion=replace(judged.completion, samples=(replace(sample, generation_indices=(draw,)),)))]
+        for judged in merged
+        for sample in judged.completion.samples
+        for draw in sample.generation_indices
+    ]
 
 
 def _reject(judged: Judged) -> dict[str, Any]:

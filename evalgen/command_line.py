@@ -12,22 +12,11 @@ from pydantic_settings import BaseSettings, CliSettingsSource
 from evalgen.errors import ConfigError
 
 
-def parse_flags(argv: Sequence[str], model: type[BaseSettings]) -> dict[str, Any]:
-    """The flags that were given, and only those, by their name with underscores."""
-    source = CliSettingsSource[Any](
-        model,
-        cli_parse_args=_normalise(argv, model),
-        cli_hide_none_type=True,
-        cli_prog_name="generate_eval_datasets.py",
-    )
-    return source()
+def parse_flags(argv: Sequence[str], model: type[BaseSettings]) -> dict[str, str | list[str]]:
+    """The flags that were given, and only those, by their name with underscores; `--help` prints them all and exits.
 
-
-def _normalise(argv: Sequence[str], model: type[BaseSettings]) -> list[str]:
-    """`argv` in the one spelling that the parser takes.
-
-    Dashes in a flag's name become underscores, and the values of a list flag (repeated, several after one flag, JSON,
-    or one value) become one JSON list: left alone, the parser would split a regex such as `a{1,2}` at its comma.
+    pydantic-settings writes the help, and does not parse: it splits a list value at its commas, which would tear a
+    regex such as `a{1,2}` apart, and knows no several values after one flag.
 
     Raises:
         ConfigError: unknown flag, a flag without a value, a value without a flag.
@@ -37,7 +26,9 @@ def _normalise(argv: Sequence[str], model: type[BaseSettings]) -> list[str]:
     name = ""
     for argument in argv:
         if argument in ("-h", "--help"):
-            return ["--help"]
+            CliSettingsSource[Any](
+                model, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="generate_eval_datasets.py"
+            )
         if argument.startswith("--"):
             flag, has_value, value = argument[2:].partition("=")
             name = flag.replace("-", "_")
@@ -48,19 +39,16 @@ def _normalise(argv: Sequence[str], model: type[BaseSettings]) -> list[str]:
             raise ConfigError(f"found {argument!r} where a flag was expected; --help lists the flags")
         else:
             values[name].append(argument)
-    return [part for name, given in values.items() for part in ("--" + name, _flag_value(name, given, model))]
+    return {name: _flag_value(name, given, model) for name, given in values.items()}
 
 
-def _flag_value(name: str, given: list[str], model: type[BaseSettings]) -> str:
+def _flag_value(name: str, given: list[str], model: type[BaseSettings]) -> str | list[str]:
     if not given:
         raise ConfigError(f"--{name}: found no value; give one after the flag")
     is_list = "tuple" in str(model.model_fields[name].annotation)
     if is_list:
-        items: list[str] = []
-        for value in given:
-            parsed = _json_list(value)
-            items.extend([value] if parsed is None else parsed)
-        return json.dumps(items)
+        parsed = [(value, _json_list(value)) for value in given]
+        return [item for value, items in parsed for item in ([value] if items is None else items)]
     if len(given) > 1:
         raise ConfigError(f"--{name}: found {len(given)} values ({' '.join(given)}), expected one")
     return given[0]
@@ -70,7 +58,7 @@ def _json_list(value: str) -> list[str] | None:
     """The strings of a JSON list; None for anything else, such as a regex that begins with a bracket."""
     try:
         parsed = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed) else None
 

@@ -24,6 +24,7 @@ from evalgen.command_line import parse_flags, unknown_name
 from evalgen.errors import ConfigError
 from evalgen.records import SamplingLaw
 
+MIN_TEMPERATURE = 0.001  # below, logits overflow, and nothing but the greedy completion is drawn
 DEFAULT_GRADER_MODEL = "anthropic/claude-haiku-4-5-20251001"
 Model = TypeVar("Model", bound=BaseModel)
 INPUT_PATH_KEYS = ("data_model_path", "query_json_path", "grader_config_path")
@@ -59,7 +60,7 @@ class RunConfig(BaseModel):
         description="datasets are named <prefix>_<checkpoint>; should contain 'sampled'",
     )
     num_generations: int = Field(1000, gt=0, description="draws (completions sampled) per prompt")
-    temperature: float = Field(0.1, ge=0, allow_inf_nan=False, description="of the sampling law; above 0")
+    temperature: float = Field(0.1, ge=0, allow_inf_nan=False, description="of the sampling law; at least 0.001")
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 is off")
     top_k: int = Field(0, ge=0, description="sample among the k most probable tokens; 0 is off")
     min_p: float = Field(0.0, ge=0, le=1, description="drop tokens below min_p times the best one; 0 is off")
@@ -157,22 +158,21 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
         ConfigError: unknown flag or key, value out of range, unreadable configuration file.
     """
     flags = parse_flags(argv, JobConfig)
-    settings = _read_config_file(flags["config"]) if "config" in flags else {}
+    settings = _read_config_file(absolute_path(str(flags["config"]), root)) if "config" in flags else {}
     runs = settings.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise ConfigError(f"runs: expected a list of mappings in {flags['config']}, found {type(runs).__name__}")
-    settings = {
-        **settings,
-        **flags,
-        "runs": [{k: v for k, v in run.items() if k not in flags} for run in runs],
-    }
-    for mapping in (settings, *settings["runs"]):
+    overridden = flags.keys() & RunConfig.model_fields.keys()
+    runs = [{key: value for key, value in run.items() if key not in overridden} for run in runs]
+    settings = {**settings, **flags, "runs": runs}
+    for mapping in (settings, *runs):
         for key in INPUT_PATH_KEYS:
             if isinstance(mapping.get(key), str):
-                mapping[key] = absolute_path(mapping[key], root)
-    # Never the working directory, which may be a copy that goes with the job.
-    output_dir = Path(str(settings.get("output_dir", "outputs"))).expanduser()
-    settings["output_dir"] = os.path.abspath(root / output_dir)
+                mapping[key] = absolute_path(mapping[key], root, may_be_hub_id=key == "data_model_path")
+    output_dir = settings.get("output_dir", "outputs")
+    if isinstance(output_dir, str):
+        # Never from the working directory, which may be a copy that goes with the job.
+        settings["output_dir"] = os.path.abspath(root / _without_tilde(output_dir))
     config = _validated(JobConfig, settings, "")
     for run in config.run_configs():
         _check_run(run)
@@ -181,48 +181,65 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
     return config
 
 
-def absolute_path(path: str, root: Path) -> str:
+def absolute_path(path: str, root: Path, may_be_hub_id: bool = False) -> str:
     """An input `path` made absolute: from the working directory where it exists there, else from `root`.
 
-    What exists in neither place and looks like `organisation/name` stays as it is: it may be a hub id.
+    What may be a hub id, looks like `organisation/name` and exists in neither place stays as it is.
+
+    Raises:
+        ConfigError: no file can have that name.
     """
-    expanded = Path(path).expanduser()
-    if expanded.is_absolute() or expanded.exists():
-        return os.path.abspath(expanded)
+    expanded = _without_tilde(path)
     in_root = root / expanded
-    is_hub_shaped = len(expanded.parts) == 2 and not in_root.parent.exists()
-    return path if is_hub_shaped else os.path.abspath(in_root)
+    try:
+        if expanded.is_absolute() or expanded.exists():
+            return os.path.abspath(expanded)
+        if may_be_hub_id and len(expanded.parts) == 2 and not in_root.parent.exists():
+            return path
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path!r} is no path: {getattr(error, 'strerror', None) or error}") from None
+    return os.path.abspath(in_root)
+
+
+def _without_tilde(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path!r} is no path: {error}") from None
 
 
 def _check_run(run: RunConfig) -> None:
     if run.data_model_path is None:
         raise ConfigError("data_model_path: missing; give --data_model_path RUN_DIRECTORY, or --config with `runs`")
-    if run.do_sample and run.temperature == 0:
+    if run.do_sample and run.temperature < MIN_TEMPERATURE:
         raise ConfigError(
-            "temperature: found 0 with sampling on, expected above 0; for the greedy completion give --do_sample false"
+            f"temperature: found {run.temperature} with sampling on, expected at least {MIN_TEMPERATURE}; "
+            "for the greedy completion give --do_sample false"
         )
 
 
 def _validated(model: type[Model], settings: dict[str, Any], where: str) -> Model:
     """`model(**settings)`, with pydantic's report turned into one line of ours."""
+    # First, because BaseSettings has parameters of its own, such as _env_file, that are no settings of a job.
+    for key in settings:
+        if key not in model.model_fields:
+            raise ConfigError(unknown_name("key", where + str(key), str(key), list(model.model_fields)))
     try:
         return model(**settings)
     except ValidationError as error:
         first = error.errors()[0]
-        key = where + ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(unknown_name("key", key, str(first["loc"][0]), list(model.model_fields))) from None
+        name = where + ".".join(str(part) for part in first["loc"])
         message = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError(f"{key}: found {first['input']!r}, but {message}") from None
+        raise ConfigError(f"{name}: found {first['input']!r}, but {message}") from None
 
 
 def _read_config_file(path: str) -> dict[str, Any]:
     try:
-        with open(Path(path).expanduser(), encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             settings = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"config: {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"config: expected a mapping of settings in {path}, found {type(settings).__name__}")

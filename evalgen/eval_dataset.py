@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,10 +66,11 @@ class EvalDataset:
     def save(self, directory: Path) -> None:
         """Writes `eval_dataset/` (save_to_disk, and the rows as `data/0000.parquet`) and `eval_functions.pkl`."""
         path = directory / "eval_dataset"
-        self.dataset.save_to_disk(str(path))
+        self.dataset.save_to_disk(str(path), num_shards=None if len(self.dataset) else 1)  # none is written otherwise
         (path / "data").mkdir(exist_ok=True)
         # Without the `huggingface` schema metadata, which older versions of datasets cannot read.
-        pq.write_table(self.dataset.data.table.replace_schema_metadata(None), path / "data" / "0000.parquet")
+        rows = self.dataset.with_format("arrow")[:]
+        pq.write_table(rows.replace_schema_metadata(None), path / "data" / "0000.parquet")
         (directory / "eval_functions.pkl").write_bytes(pickle.dumps(list(self.eval_functions)))
 
     @classmethod
@@ -97,10 +99,39 @@ class _FunctionsOnly(pickle.Unpickler):
         )
 
 
+# What reading and unpickling arbitrary bytes can raise.
+_PICKLE_ERRORS = (
+    pickle.UnpicklingError,
+    OSError,
+    EOFError,
+    ValueError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+)
+# A list, names, and references to be resolved: nothing that calls, builds or sets anything.
+_OPCODES = {"PROTO", "FRAME", "EMPTY_LIST", "MEMOIZE", "MARK", "APPEND", "APPENDS", "STOP"}
+_OPCODES |= {"SHORT_BINUNICODE", "BINUNICODE", "STACK_GLOBAL", "GLOBAL", "BINPUT", "BINGET"}
+
+
 def _load_functions(path: Path) -> list[EvalFunction]:
     try:
-        functions = _FunctionsOnly(io.BytesIO(path.read_bytes())).load()
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, IndexError, TypeError, AttributeError) as error:
+        content = path.read_bytes()
+        for opcode, _, _ in pickletools.genops(content):
+            if opcode.name not in _OPCODES:
+                raise InputError(f"{path} is not a list of functions (it has a {opcode.name}): not loaded")
+        functions = _FunctionsOnly(io.BytesIO(content)).load()
+    except (
+        OSError,
+        pickle.UnpicklingError,
+        EOFError,
+        ValueError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(functions, list) or any(function is not eval_accuracy_and_loss for function in functions):
         raise InputError(f"{path} does not hold a list of functions of evalgen: not loaded")

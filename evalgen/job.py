@@ -77,7 +77,7 @@ def _with_unique_names(plans: list[DatasetPlan]) -> tuple[DatasetPlan, ...]:
     for name, count in Counter(plan.name for plan in named).items():
         if count > 1:
             raise ConfigError(f"output_dataset_prefix: {count} datasets would be named {name}; give each run its own")
-        if len(name.encode()) > MAX_NAME_BYTES or "/" in name:
+        if len(name.encode()) > MAX_NAME_BYTES or set("/\0") & set(name):
             raise InputError(f"dataset name {name!r} is no directory name; shorten or mend --output_dataset_prefix")
     return tuple(named)
 

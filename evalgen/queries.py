@@ -18,6 +18,9 @@ from evalgen.records import Query
 
 log = logging.getLogger(__name__)
 
+TEXT_TYPES = ("string", "large_string")
+NUMBER_TYPES = ("int32", "int64")  # ids that are numbers are carried as their digits
+
 
 class _JsonQuery(BaseModel):
     """One entry of a query file, as users write it."""
@@ -49,6 +52,8 @@ def collect_queries(
     if not query_json_path and not patterns:
         raise InputError("no queries: give --extract_from_eval_datasets REGEX, or --query_json_path FILE")
     for query in queries:
+        if not query.id:
+            raise InputError(f"a query ({_origin(query)}) has an empty id; give it one, or leave the key out")
         if not query.prompt.strip():
             raise InputError(f"query {query.id!r} ({_origin(query)}) has an empty prompt")
     judged = [query for query in queries if query.reference.strip()]
@@ -62,10 +67,10 @@ def collect_queries(
 
 def _from_json(path: Path) -> list[Query]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
         raise InputError(f"query_json_path: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"query_json_path: {path} is not valid JSON: {error}") from None
     if isinstance(content, dict):
         if "queries" not in content:
@@ -79,16 +84,31 @@ def _from_json(path: Path) -> list[Query]:
         first = error.errors()[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         raise InputError(f"query_json_path: {path}: queries{where}: {first['msg'].lower()}") from None
-    return [
-        Query(
-            id=_id_or_digest(entry.id, entry.prompt),
-            prompt=entry.prompt,
-            reference=entry.original_completion or "",
-            source_dataset=str(entry.metadata.get("source_dataset", "")),
-            metadata={key: value for key, value in entry.metadata.items() if key != "source_dataset"},
-        )
-        for entry in entries
-    ]
+    return [_from_entry(entry, path) for entry in entries]
+
+
+def _from_entry(entry: _JsonQuery, path: Path) -> Query:
+    source_dataset = entry.metadata.get("source_dataset") or ""
+    if not isinstance(source_dataset, str):
+        raise InputError(f"query_json_path: {path}: metadata.source_dataset: expected text, found {source_dataset!r}")
+    try:
+        json.dumps(entry.model_dump(), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"query_json_path: {path}: the query with prompt {entry.prompt!r} has half a surrogate pair, which is no "
+            "character; mend the program that wrote the file"
+        ) from None
+    return Query(
+        id=_id_or_digest(entry.id, entry.prompt),
+        prompt=entry.prompt,
+        reference=entry.original_completion or "",
+        source_dataset=source_dataset,
+        metadata={key: value for key, value in entry.metadata.items() if key != "source_dataset"},
+    )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not in the JSON standard")
 
 
 def _from_eval_datasets(directory: Path | None, patterns: tuple[str, ...]) -> list[Query]:
@@ -132,21 +152,28 @@ def _read_eval_dataset(path: Path, name: str) -> list[Query]:
         raise InputError(f"eval dataset {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
         raise InputError(f"eval dataset {path} has no column 'prompt'; columns found: {dataset.column_names}")
-    rows = dataset.select_columns([c for c in ("id", "prompt", "completion") if c in dataset.column_names])
+    columns = [column for column in ("id", "prompt", "completion") if column in dataset.column_names]
+    for column in columns:
+        allowed = TEXT_TYPES + (NUMBER_TYPES if column == "id" else ())
+        if getattr(dataset.features[column], "dtype", None) not in allowed:
+            raise InputError(f"eval dataset {path}: column {column!r} is {dataset.features[column]}, expected text")
+    rows = dataset.select_columns(columns).to_list()
+    if any(row["prompt"] is None for row in rows):
+        raise InputError(f"eval dataset {path}: a prompt is null, expected text")
     return [
         Query(
-            id=_id_or_digest(row.get("id"), row["prompt"]),
+            id=_id_or_digest(None if row.get("id") is None else str(row["id"]), row["prompt"]),
             prompt=row["prompt"],
             reference=row.get("completion") or "",
             source_dataset=name,
         )
-        for row in rows.to_list()
+        for row in rows
     ]
 
 
-def _id_or_digest(given: object, prompt: str) -> str:
+def _id_or_digest(given: str | None, prompt: str) -> str:
     """The query's own id, untouched; without one, a digest of the prompt, so that order does not matter."""
-    return str(given) if given is not None else hashlib.sha256(prompt.encode()).hexdigest()[:16]
+    return given if given is not None else hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
 def _check_unique(queries: Iterable[Query]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
 
 from evalgen.errors import InputError
 from evalgen.records import Checkpoint
 
 STEP = re.compile(r"_s(\d+)$")
+RUN_CODE = re.compile(r"\d{4}_\d\d_\d\d_\d\d-\d\d-\d\d_([A-Za-z0-9]{5})_")  # <stamp>_<code>_<name>
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,8 @@ def find_inner_runs(data_model_path: str, patterns: tuple[str, ...]) -> tuple[In
             f"no checkpoints in {path}: expected a run with all_docs_runs/<inner run>/checkpoint_*/, "
             "an inner run with checkpoint_*/, or a checkpoint directory with config.json"
         )
-    only = len(directories) == 1
-    return tuple(_inner_run(d, path.name if only else d.name.removesuffix(".json"), patterns) for d in directories)
+    labels = _labels(path, directories)
+    return tuple(_inner_run(d, label, patterns) for d, label in zip(directories, labels, strict=True))
 
 
 def checkpoint_order(name: str) -> tuple[int, int, str]:
@@ -58,6 +60,16 @@ def checkpoint_order(name: str) -> tuple[int, int, str]:
         return (3, 0, name)
     step = STEP.search(name)
     return (1, int(step[1]), name) if step else (2, 0, name)
+
+
+def _labels(run: Path, directories: list[Path]) -> list[str]:
+    """The run's name; with several inner runs, the code of each behind it, or its whole name if it has no code."""
+    if len(directories) == 1:
+        return [run.resolve().name]
+    codes = [match[1] for d in directories if (match := RUN_CODE.match(d.name))]
+    if len(set(codes)) < len(directories):
+        codes = [d.name.removesuffix(".json") for d in directories]
+    return [f"{run.resolve().name}_{code}" for code in codes]
 
 
 def _inner_run(directory: Path, label: str, patterns: tuple[str, ...]) -> InnerRun:
@@ -91,6 +103,8 @@ def _checkpoint(path: Path, run: str, tokenizer: Path) -> Checkpoint:
         raise InputError(f"checkpoint {path} has no config.json; expected what save_pretrained writes")
     if not any(path.glob("*.safetensors")):
         raise InputError(f"checkpoint {path} has no weights: expected *.safetensors (other formats are not read)")
+    for file in path.glob("*.safetensors"):
+        _check_whole(file)
     return Checkpoint(
         run=run,
         name=path.name,
@@ -99,15 +113,29 @@ def _checkpoint(path: Path, run: str, tokenizer: Path) -> Checkpoint:
     )
 
 
-def num_embeddings(checkpoint: Checkpoint) -> int | None:
-    """The model's vocabulary size by its config; None where the config does not say (or lies on the hub)."""
-    config = Path(checkpoint.path) / "config.json"
-    if not config.is_file():
-        return None
+def _check_whole(file: Path) -> None:
+    """Reads the header alone: it says how long the file must be."""
     try:
-        size = json.loads(config.read_text(encoding="utf-8")).get("vocab_size")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{config} is not a model configuration: {error}") from None
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"weights {file} are damaged or not whole: {error}; copy the checkpoint again") from None
+
+
+def num_embeddings(checkpoint: Checkpoint) -> int | None:
+    """The model's vocabulary size by its config; None where the config does not say.
+
+    Raises:
+        InputError: the config is unreadable, or of a model that transformers does not know.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+    except Exception as error:  # by what is wrong: OSError, ValueError, KeyError, TypeError, validation errors
+        reason = " ".join(str(error).split())
+        raise InputError(f"checkpoint {checkpoint.path} has no usable config.json: {reason}") from None
+    size = getattr(config.get_text_config(), "vocab_size", None)
     return size if isinstance(size, int) else None
 
 

@@ -37,8 +37,10 @@ class DatasetStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptStatistics:
-    """What one prompt's reference became: the seed document's "variations"."""
+    """What became of one prompt in one dataset."""
 
+    dataset: str
+    prompt_id: str
     prompt: str
     reference: str
     num_unique: int
@@ -97,6 +99,8 @@ def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[Pr
         num_unique[judged.query.id] += 1
     return [
         PromptStatistics(
+            dataset=plan.name,
+            prompt_id=query.id,
             prompt=query.prompt,
             reference=query.reference,
             num_unique=num_unique[query.id],
@@ -106,10 +110,13 @@ def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[Pr
     ]
 
 
-def summary(datasets: Sequence[DatasetStatistics], timings: Mapping[str, float]) -> dict[str, Any]:
+def summary(
+    datasets: Sequence[DatasetStatistics], prompts: Sequence[PromptStatistics], timings: Mapping[str, float]
+) -> dict[str, Any]:
     """The content of `summary.json`."""
     return {
         "datasets": [asdict(dataset) for dataset in datasets],
+        "prompts": [asdict(prompt) for prompt in prompts],
         "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
     }
 

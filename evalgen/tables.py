@@ -81,7 +81,7 @@ def _statistics_table(datasets: Sequence[DatasetStatistics]) -> Table:
         table.add_column(heading, justify="right")
     for dataset in datasets:
         table.add_row(
-            Text(f"{dataset.run}\n  {dataset.name}"),
+            Text(dataset.name),
             f"{dataset.num_draws:,}",
             f"{dataset.num_unique:,}",
             f"{dataset.num_graded:,}",

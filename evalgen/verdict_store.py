@@ -116,5 +116,5 @@ def _read_graded(path: Path) -> Iterable[tuple[str, Verdict]]:
     except (OSError, pa.ArrowException, KeyError):
         return  # another job's file, perhaps half copied: a cache may miss, it may not fail
     for row in rows:
-        if row["verdict"] != "ungraded":
+        if isinstance(row["key"], str) and row["verdict"] in ("equivalent", "not_equivalent"):
             yield row["key"], verdict_from_row(row)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from evalgen.config import JobConfig, load_config
 from evalgen.errors import EvalgenError, UserError
+from evalgen.timings import Timings
 from ray_jobs.paths import path_root
 
 if TYPE_CHECKING:
@@ -45,21 +46,23 @@ def run_job(config: JobConfig) -> Experiment:
         UserError: the input is wrong; nothing was created.
         JobStopped: the job cannot go on; what was sampled and judged is in the experiment directory.
     """
-    # Imported here, so that --help and the errors of a command line do not wait for torch and Ray.
-    from evalgen.experiment import Experiment, JobLog
-    from evalgen.finish import write_datasets
-    from evalgen.job import resolve_job
-    from evalgen.statistics import summary
-    from evalgen.tables import Progress, print_results
-    from evalgen.timings import Timings
-    from evalgen.units import plan_units
-    from ray_jobs.cluster import ray_session
-    from ray_jobs.pipeline import choose_num_replicas, sample_and_grade
-
     timings = Timings()
+    with timings.stage("import"):  # here, so that --help and the errors of a command line do not wait for it
+        from evalgen.experiment import Experiment, JobLog
+        from evalgen.finish import write_datasets
+        from evalgen.job import resolve_job
+        from evalgen.statistics import summary
+        from evalgen.tables import Progress, print_results
+        from evalgen.units import plan_units
+        from evalgen.wandb_log import check_wandb, log_to_wandb
+        from ray_jobs.cluster import ray_session
+        from ray_jobs.pipeline import choose_num_replicas, sample_and_grade
+
     with JobLog() as job_log:
         with timings.stage("resolve"):
             plans = resolve_job(config)
+            if config.logging_type == "wandb":
+                check_wandb()
         experiment = Experiment.create(config)
         job_log.open(experiment, to_stdout=config.logging_type == "stdout")
         with ray_session(timings):
@@ -70,14 +73,12 @@ def run_job(config: JobConfig) -> Experiment:
                 for graded_unit in sample_and_grade(config, experiment, units, graders, num_replicas):
                     progress.show(graded_unit)
         with timings.stage("assemble"):
-            statistics = write_datasets(experiment, plans, units, timings)
-        job_summary = summary(statistics, timings.seconds | {"total": timings.total_s()})
+            datasets, prompts = write_datasets(experiment, plans, units, timings)
+        job_summary = summary(datasets, prompts, timings.seconds | {"total": timings.total_s()})
         experiment.write_summary(config, job_summary)
         if config.logging_type == "wandb":
-            from evalgen.wandb_log import log_to_wandb
-
             log_to_wandb(config, experiment, job_summary)
-        print_results(experiment, statistics, timings)
+        print_results(experiment, datasets, timings)
     return experiment
 
 

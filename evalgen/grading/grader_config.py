@@ -65,10 +65,15 @@ def _read(path: Path) -> _GraderFile:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"grader_config_path: cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"grader_config_path: {path} is not valid JSON: {error}") from None
     try:
-        return _GraderFile.model_validate(content)
+        file = _GraderFile.model_validate(content)
+        file.grader_instructions.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"grader_config_path: {path}: grader_instructions has half a surrogate pair, which is no character"
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -76,3 +81,4 @@ def _read(path: Path) -> _GraderFile:
             f"grader_config_path: {path}: {key + ': ' if key else ''}{first['msg'].lower()}; "
             f"valid keys: {', '.join(_GraderFile.model_fields)}"
         ) from None
+    return file

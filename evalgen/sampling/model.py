@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -34,15 +35,21 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> Load
         InputError: the weights cannot be loaded, or the tokenizer has ids that the model lacks.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             dtype=TORCH_DTYPES[dtype],
             device_map={"": device} if device.type == "cuda" else None,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
+    model, report = loaded
+    # transformers fills what is missing with random numbers, and goes on.
+    wanting = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wanting:
+        raise InputError(f"checkpoint {checkpoint.path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
     model.train(False)
     tokenizer = load_tokenizer(checkpoint.tokenizer_path)
     num_embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -43,9 +44,6 @@ class _Slice:
     parent_mask: Tensor | None  # (parents, L) int64, 0 on the left padding
     parent_rows: NDArray[np.int64]  # (N,) row of each node's parent in the cache
 
-    def halves(self) -> list[_Slice]:
-        return list(self.parts((len(self.nodes) + 1) // 2))
-
     def parts(self, max_nodes: int) -> Iterator[_Slice]:
         for start in range(0, len(self.nodes), max_nodes):
             stop = start + max_nodes
@@ -68,7 +66,8 @@ class _TreeSampler:
         self._loaded = loaded
         self._unit = unit
         self._prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in unit.queries]
-        self._max_nodes = FIRST_SLICE_NODES
+        self._max_nodes = FIRST_SLICE_NODES  # by the budget
+        self._most_that_fitted = sys.maxsize  # by experience: halved when memory runs out, never raised again
         self._budget_bytes = cache_budget_bytes(loaded.device)
         self._evaluations = 0
         self._halvings = 0
@@ -78,13 +77,16 @@ class _TreeSampler:
         stack = self._root_slices()
         while stack:
             waiting = stack.pop()
+            if len(waiting.nodes) > self._most_that_fitted:
+                stack.extend(waiting.parts(self._most_that_fitted))
+                continue
             try:
                 children, ended = self._expand(waiting)
             except torch.OutOfMemoryError:
                 if len(waiting.nodes) == 1:
                     raise
                 self._note_out_of_memory(len(waiting.nodes))
-                stack.extend(waiting.halves())
+                stack.append(waiting)
                 continue
             leaves.extend(ended)
             stack.extend(children.parts(self._max_nodes))
@@ -188,12 +190,11 @@ class _TreeSampler:
     def _slice_size(self, cache: Cache, num_nodes: int) -> int:
         """Most nodes a slice may have: a stack holds the cache of one slice for every depth, plus the one at work."""
         bytes_per_node = max(1, cache_bytes(cache) // num_nodes)
-        fitting = self._budget_bytes // (bytes_per_node * (self._unit.law.max_new_tokens + 1))
-        return max(1, min(fitting, self._max_nodes if self._halvings else fitting))
+        return max(1, self._budget_bytes // (bytes_per_node * (self._unit.law.max_new_tokens + 1)))
 
     def _note_out_of_memory(self, num_nodes: int) -> None:
         self._halvings += 1
-        self._max_nodes = num_nodes // 2
+        self._most_that_fitted = num_nodes // 2
         if self._halvings == 1:
             log.warning("out of memory with %d nodes in one slice; going on with half as many", num_nodes)
         if self._loaded.device.type == "cuda":
