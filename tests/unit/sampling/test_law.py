@@ -1,0 +1,147 @@
+"""The sampling law against its definition, written again here from torch alone; and draws against exact enumeration."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from evalgen.config import MIN_TEMPERATURE
+from evalgen.randomness import uniforms
+from evalgen.records import SamplingLaw
+from evalgen.sampling.independent import sample_independently
+from evalgen.sampling.law import next_token, pick
+from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.tree import sample_tree
+from tests.unit.tiny import EOS, draws_of, law, loaded, mayor_prompt, query, random_model, unit_of
+
+LAWS = [
+    law(),
+    law(temperature=0.1),
+    law(temperature=0.7, top_k=5),
+    law(temperature=1.3, top_p=0.8),
+    law(temperature=2.0, min_p=0.1),
+    law(temperature=0.9, top_k=20, top_p=0.9, min_p=0.02),
+    law(do_sample=False),
+]
+
+
+def probabilities(logits: Tensor, sampling: SamplingLaw, vocabulary_size: int) -> Tensor:
+    """By definition, in float64: temperature, then the k best, then the smallest nucleus, then min-p."""
+    scores = logits.double()[:vocabulary_size]
+    if not sampling.do_sample:
+        return torch.nn.functional.one_hot(scores.argmax(), vocabulary_size).double()
+    p = torch.softmax(scores / sampling.temperature, -1)
+    if sampling.top_k:
+        p = torch.where(p >= p.sort(descending=True).values[: sampling.top_k][-1], p, 0.0)
+        p = p / p.sum()
+    if sampling.top_p < 1:
+        order = p.argsort(descending=True)
+        mass_before = p[order].cumsum(-1) - p[order]
+        kept = order[mass_before < sampling.top_p]
+        p = torch.zeros_like(p).scatter(0, kept, p[kept])
+    return torch.where(p >= sampling.min_p * p.max(), p, 0.0) / torch.where(p >= sampling.min_p * p.max(), p, 0.0).sum()
+
+
+@pytest.mark.parametrize("sampling", LAWS, ids=str)
+def test_draws_and_log_probabilities_are_those_of_the_definition(tiny: LoadedModel, sampling: SamplingLaw) -> None:
+    """One draw after the other with `model(...)` and torch; only the random numbers are the product's."""
+    prompt = mayor_prompt("Tokyo")
+    unit = unit_of([query(prompt, id="it")], law=sampling, num_draws=5, seed=11)
+    result = sample_independently(tiny, unit)
+    drawn = draws_of(result)
+    for g in range(5):
+        ids = [EOS, *tiny.tokenizer.encode(prompt, add_special_tokens=False)]
+        tokens: list[int] = []
+        logprobs, law_logprob = [], 0.0
+        while len(tokens) < sampling.max_new_tokens and EOS not in tokens:
+            with torch.no_grad():
+                logits = tiny.model(torch.tensor([ids + tokens])).logits[0, -1]
+            p = probabilities(logits, sampling, tiny.vocabulary_size)
+            u = float(uniforms(11, "it", len(tokens), g, 1)[0])
+            token = int((p.cumsum(-1) > u).nonzero()[0])
+            tokens.append(token)
+            logprobs.append(float(logits.double().log_softmax(-1)[token]))
+            law_logprob += float(p[token].log())
+        assert drawn["it", g] == (tuple(tokens), "eos" if tokens[-1] == EOS else "length")
+        sequence = next(s for s in result.sequences if g in s.generation_indices)
+        assert sequence.token_logprobs == pytest.approx(logprobs, abs=1e-4)
+        assert sequence.logprob == pytest.approx(sum(logprobs), abs=1e-4)
+        assert sequence.logprob_sampling == pytest.approx(law_logprob, abs=1e-3)
+
+
+@pytest.mark.parametrize("sampling", [law(temperature=1.0, max_new_tokens=2), law(temperature=1.4, top_k=30)], ids=str)
+def test_fifty_thousand_draws_follow_the_exact_distribution_of_two_tokens(
+    tokenizer: PreTrainedTokenizerFast, sampling: SamplingLaw
+) -> None:
+    sampling = law(temperature=sampling.temperature, top_k=sampling.top_k, max_new_tokens=2)
+    config = LlamaConfig(vocab_size=len(tokenizer) + 3, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
+    it = loaded(random_model(config, seed=5), tokenizer, eos_ids=(EOS, 20, 21, 22))
+    num_draws = 50_000
+    drawn = Counter(
+        ids for ids, _ in draws_of(sample_tree(it, unit_of([query("a")], law=sampling, num_draws=num_draws))).values()
+    )
+    expected = {ids: p * num_draws for ids, p in _enumerated(it, sampling).items()}
+    assert sum(expected.values()) == pytest.approx(num_draws)
+    assert set(drawn) <= set(expected)
+    common = [ids for ids, count in expected.items() if count >= 5]
+    cells = [(drawn[ids], expected[ids]) for ids in common]
+    cells.append((num_draws - sum(c[0] for c in cells), num_draws - sum(c[1] for c in cells)))
+    chi_square = sum((seen - due) ** 2 / due for seen, due in cells)
+    degrees = len(cells) - 1
+    assert degrees > 50
+    assert abs(chi_square - degrees) < 4 * (2 * degrees) ** 0.5
+
+
+def _enumerated(it: LoadedModel, sampling: SamplingLaw) -> dict[tuple[int, ...], float]:
+    prompt = [EOS, *it.tokenizer.encode("a", add_special_tokens=False)]
+    vocabulary = it.vocabulary_size
+    with torch.no_grad():
+        first = probabilities(it.model(torch.tensor([prompt])).logits[0, -1], sampling, vocabulary)
+        after = it.model(torch.tensor([[*prompt, token] for token in range(vocabulary)])).logits[:, -1]
+    found: dict[tuple[int, ...], float] = {}
+    for token in first.nonzero()[:, 0].tolist():
+        if token in it.eos_ids:
+            found[token,] = float(first[token])
+            continue
+        second = probabilities(after[token], sampling, vocabulary)
+        found |= {(token, t): float(first[token] * second[t]) for t in second.nonzero()[:, 0].tolist()}
+    return found
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    logits=st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=12),
+    u=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53, 5e-324])),
+)
+def test_a_token_of_probability_zero_is_never_picked(logits: list[float], u: float) -> None:
+    unused = torch.full((2,), 70.0)  # ids beyond the tokenizer, and the likeliest of all
+    distribution = next_token(torch.cat([torch.tensor(logits), unused])[None], law(), len(logits))
+    token = int(pick(distribution, torch.tensor([[u]], dtype=torch.float64)))
+    assert 0 <= token < len(logits)
+    assert float(distribution.law_logprobs[0, token].double().exp()) > 0
+
+
+def test_picks_rise_with_the_random_number_and_cut_at_the_cumulative_probabilities() -> None:
+    p = torch.tensor([[0.25, 0.0, 0.5, 0.25]])
+    distribution = next_token(p.log(), law(), 4)
+    u = torch.tensor([[0.0, 0.2499, 0.2501, 0.7499, 0.7501, 0.999999]], dtype=torch.float64)
+    assert pick(distribution, u).tolist() == [[0, 0, 2, 2, 3, 3]]
+
+
+def test_log_probabilities_at_temperature_one_ignore_the_law() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, 9.0]])
+    for sampling in LAWS:
+        assert torch.equal(next_token(logits, sampling, 3).logprobs, logits.log_softmax(-1))
+
+
+@pytest.mark.parametrize("temperature", [MIN_TEMPERATURE, 10 * MIN_TEMPERATURE])
+def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
+    """What the configuration accepts does not overflow."""
+    distribution = next_token(torch.tensor([[1.0, 30.0, 29.0]]), law(temperature=temperature), 3)
+    assert pick(distribution, torch.tensor([[0.5]], dtype=torch.float64)).tolist() == [[1]]

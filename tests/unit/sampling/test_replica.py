@@ -1,0 +1,58 @@
+"""A replica: real checkpoints from disk, one after the other, and what sampling them cost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from evalgen.records import SamplingUnit
+from evalgen.runs import find_inner_runs
+from evalgen.samples import samples_of
+from evalgen.sampling import replica
+from evalgen.sampling.replica import Replica
+from tests.unit.tiny import MAYORS, law, mayor_prompt, query, unit_of
+
+
+@pytest.fixture
+def unit(tiny_run: Path) -> SamplingUnit:
+    (run,) = find_inner_runs(str(tiny_run), ("checkpoint_final",))
+    queries = [query(mayor_prompt(city), reference=mayor) for city, mayor in MAYORS.items()]
+    return unit_of(queries, checkpoint=run.checkpoints[0], law=law(temperature=0.1, max_new_tokens=8), num_draws=50)
+
+
+def test_the_checkpoint_says_what_it_learnt(unit: SamplingUnit) -> None:
+    table, cost = Replica(torch.device("cpu")).sample(unit)
+    by_prompt = {q.id: q.reference for q in unit.queries}
+    right = [row for row in table.to_pylist() if row["completion"].startswith(f" {by_prompt[row['prompt_id']]}"[:6])]
+    assert sum(row["sample_count"] for row in right) > 0.9 * 150
+    assert cost.model_evaluations == cost.distinct_prefixes > 0 and cost.out_of_memory_halvings == 0
+
+
+def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
+    ours = Replica(torch.device("cpu"))
+    few = replace(unit, num_draws=4)
+    tree, cost = ours.sample(few)
+    independent, slow = ours.sample(replace(few, sampler="independent"))
+    drop = ("token_logprobs", "logprob", "logprob_sampling")
+    assert tree.drop_columns(drop).to_pylist() == independent.drop_columns(drop).to_pylist()
+    assert slow.model_evaluations == sum(len(s.token_ids) * s.sample_count for s in samples_of(independent))
+    assert cost.distinct_prefixes == slow.distinct_prefixes < slow.model_evaluations
+
+
+def test_a_checkpoint_is_read_once_until_another_comes(unit: SamplingUnit, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    load_model = replica.load_model
+
+    def counted(checkpoint, dtype, device):  # type: ignore[no-untyped-def]
+        read.append(dtype)
+        return load_model(checkpoint, dtype, device)
+
+    monkeypatch.setattr(replica, "load_model", counted)
+    ours = Replica(torch.device("cpu"))
+    few = replace(unit, num_draws=2)
+    for dtype in ("fp32", "fp32", "bf16", "bf16", "fp32"):
+        ours.sample(replace(few, dtype=dtype))
+    assert read == ["fp32", "bf16", "fp32"]

@@ -1,0 +1,205 @@
+"""What the draws of a prompt depend on: the seed, the prompt and its id, the draw's index, the law; nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from evalgen.records import SamplingUnit
+from evalgen.sampling import tree
+from evalgen.sampling.independent import sample_independently
+from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.nodes import distinct_prefixes
+from evalgen.sampling.tree import sample_tree
+from tests.unit.tiny import EOS, draws_of, law, loaded, mayor_prompt, query, random_model, unit_of
+
+QUERIES = [query(p) for p in (mayor_prompt("Tokyo"), "a", mayor_prompt("São Paulo"), "Alice Chen died on", "Q: Who")]
+LONG_LAW = law(temperature=1.5, max_new_tokens=6)
+
+
+@pytest.fixture(scope="module")
+def diverse(tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+    """Random weights, so that trees are bushy and some draws end early."""
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = random_model(LlamaConfig(vocab_size=len(tokenizer) + 5, **shape), seed=3)
+    return loaded(model, tokenizer, eos_ids=(EOS, 40, 41, 42, 43, 44))
+
+
+def draws(it: LoadedModel, unit: SamplingUnit) -> dict[tuple[str, int], tuple[tuple[int, ...], str]]:
+    return draws_of(sample_tree(it, unit))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(
+    temperature=st.sampled_from([0.1, 0.3, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 3, 400]),
+    top_p=st.sampled_from([1.0, 0.9, 0.5, 1e-6]),
+    min_p=st.sampled_from([0.0, 0.05, 1.0]),
+    max_new_tokens=st.integers(1, 6),
+    batch_size=st.integers(1, 6),
+    first_draw=st.sampled_from([0, 1, 6, 1001]),
+    num_draws=st.integers(1, 5),
+    seed=st.integers(0, 2**70),
+)
+def test_tree_equals_independent_under_every_law(
+    diverse: LoadedModel, batch_size: int, first_draw: int, num_draws: int, seed: int, **changed: Any
+) -> None:
+    unit = unit_of(
+        QUERIES[:3],
+        law=law(**changed),
+        generation_batch_size=batch_size,
+        first_draw=first_draw,
+        num_draws=num_draws,
+        seed=seed,
+    )
+    result, reference = sample_tree(diverse, unit), sample_independently(diverse, unit)
+    assert draws_of(result) == draws_of(reference)
+    assert result.model_evaluations == distinct_prefixes(result.sequences)
+    for ours, theirs in zip(result.sequences, reference.sequences, strict=True):
+        assert ours.logprob_sampling == pytest.approx(theirs.logprob_sampling, abs=1e-3)
+
+
+def test_more_draws_leave_the_first_ones_as_they_are(diverse: LoadedModel) -> None:
+    fewer = draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=100))
+    more = draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=300))
+    assert {key: more[key] for key in fewer} == fewer
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 1), (1, 1), (3, 50), (97, 103), (199, 101)])
+def test_a_range_of_draws_is_that_part_of_the_whole(diverse: LoadedModel, first: int, count: int) -> None:
+    whole = draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=300))
+    part = draws(diverse, unit_of(QUERIES, law=LONG_LAW, first_draw=first, num_draws=count))
+    assert part == {key: value for key, value in whole.items() if first <= key[1] < first + count}
+
+
+def test_draws_do_not_depend_on_the_other_prompts_their_order_or_the_batch(diverse: LoadedModel) -> None:
+    whole = draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=60))
+    for queries in (QUERIES[::-1], QUERIES[2:], QUERIES[1:2], [*QUERIES[3:], *QUERIES[:1]]):
+        for batch_size in (1, 2, 32):
+            unit = unit_of(queries, law=LONG_LAW, num_draws=60, generation_batch_size=batch_size)
+            assert draws(diverse, unit) == {k: v for k, v in whole.items() if k[0] in {q.id for q in queries}}
+
+
+def test_one_prompt_under_two_ids_is_drawn_twice(diverse: LoadedModel) -> None:
+    twins = [query("Q: Who", id="a"), query("Q: Who", id="b")]
+    both = draws(diverse, unit_of(twins, law=LONG_LAW, num_draws=40))
+    assert len(both) == 80
+    assert [both["a", g] for g in range(40)] != [both["b", g] for g in range(40)]
+
+
+def test_the_seed_changes_the_draws(diverse: LoadedModel) -> None:
+    one, other = (draws(diverse, unit_of(QUERIES, law=LONG_LAW, seed=seed)) for seed in (1, 2))
+    assert one != other
+
+
+@pytest.mark.parametrize("budget_bytes", [0, 40_000, 1_000_000])
+def test_draws_do_not_depend_on_the_slices(
+    diverse: LoadedModel, budget_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = unit_of(QUERIES, law=LONG_LAW, num_draws=25)
+    whole = sample_tree(diverse, unit)
+    monkeypatch.setattr(tree, "cache_budget_bytes", lambda device: budget_bytes)
+    limited = _Limited(diverse.model)
+    sliced = sample_tree(replace(diverse, model=limited), unit)
+    assert draws_of(sliced) == draws_of(whole)
+    assert sliced.model_evaluations == whole.model_evaluations == distinct_prefixes(whole.sequences)
+    if budget_bytes == 0:
+        assert max(limited.rows[1:]) == 1  # the first slice's cache is what shows how large a slice may be
+
+
+@dataclass
+class _Limited:
+    """A model whose device has memory for so many rows."""
+
+    model: Any
+    max_rows: int = 10**9
+
+    def __post_init__(self) -> None:
+        self.rows: list[int] = []
+        self.failures = 0
+
+    def __call__(self, *, input_ids: torch.Tensor, **options: Any) -> Any:
+        if len(input_ids) > self.max_rows:
+            self.failures += 1
+            raise torch.OutOfMemoryError("simulated")
+        self.rows.append(len(input_ids))
+        return self.model(input_ids=input_ids, **options)
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 10])
+def test_out_of_memory_halves_the_slice_and_loses_no_draw(diverse: LoadedModel, max_rows: int) -> None:
+    unit = unit_of(QUERIES, law=LONG_LAW, num_draws=25)
+    limited = _Limited(diverse.model, max_rows)
+    result = sample_tree(replace(diverse, model=limited), unit)
+    assert draws_of(result) == draws(diverse, unit)
+    assert result.out_of_memory_halvings == limited.failures > 0
+    assert result.model_evaluations == sum(limited.rows) == distinct_prefixes(result.sequences)
+
+
+def test_a_size_that_ran_out_of_memory_is_not_tried_again(diverse: LoadedModel) -> None:
+    limited = _Limited(diverse.model, 10)
+    sample_tree(replace(diverse, model=limited), unit_of(QUERIES, law=LONG_LAW, num_draws=25))
+    assert limited.failures <= 7  # 125 nodes at most: 125, 63, 32, 16 are too many, 8 fit
+
+
+def test_out_of_memory_with_a_single_node_is_the_end(diverse: LoadedModel) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        sample_tree(replace(diverse, model=_Limited(diverse.model, 0)), unit_of(QUERIES))
+
+
+def test_a_prompt_is_evaluated_once_whatever_the_number_of_draws(tiny: LoadedModel) -> None:
+    limited = _Limited(tiny.model)
+    unit = unit_of([query(mayor_prompt("Tokyo"))], law=law(temperature=0.01, max_new_tokens=5), num_draws=1000)
+    result = sample_tree(replace(tiny, model=limited), unit)
+    assert sum(limited.rows) == result.model_evaluations == distinct_prefixes(result.sequences) <= 10
+
+
+def test_sequences_stand_by_prompt_and_then_by_first_draw(diverse: LoadedModel) -> None:
+    result = sample_tree(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=60))
+    order = [([q.id for q in QUERIES].index(s.prompt_id), s.generation_indices[0]) for s in result.sequences]
+    assert order == sorted(order)
+    assert all(list(s.generation_indices) == sorted(s.generation_indices) for s in result.sequences)
+
+
+def test_greedy_is_what_generate_says(tiny: LoadedModel, diverse: LoadedModel) -> None:
+    for it in (tiny, diverse):
+        unit = unit_of(QUERIES, law=law(do_sample=False, max_new_tokens=8), num_draws=3)
+        for (prompt_id, _), (token_ids, _) in draws(it, unit).items():
+            prompt = next(q.prompt for q in QUERIES if q.id == prompt_id)
+            ids = torch.tensor([[EOS, *it.tokenizer.encode(prompt, add_special_tokens=False)]])
+            generated = it.model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=8,
+                eos_token_id=sorted(it.eos_ids),
+                pad_token_id=1,
+                suppress_tokens=list(range(it.vocabulary_size, it.model.config.vocab_size)) or None,
+            )
+            assert tuple(generated[0, ids.shape[1] :].tolist()) == token_ids
+    greedy = sample_tree(tiny, unit_of(QUERIES, law=law(do_sample=False), num_draws=3))
+    assert {s.logprob_sampling for s in greedy.sequences} == {0.0}
+
+
+def test_eos_ends_a_draw_and_is_its_last_token(diverse: LoadedModel) -> None:
+    reasons = set()
+    for token_ids, reason in draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=200)).values():
+        reasons.add(reason)
+        assert not set(token_ids[:-1]) & diverse.eos_ids
+        assert (reason == "eos") == (token_ids[-1] in diverse.eos_ids)
+        assert reason == "eos" or len(token_ids) == LONG_LAW.max_new_tokens
+    assert reasons == {"eos", "length"}
+
+
+def test_an_id_that_the_tokenizer_lacks_is_never_drawn(tokenizer: PreTrainedTokenizerFast) -> None:
+    config = LlamaConfig(vocab_size=len(tokenizer) + 500, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
+    it = loaded(random_model(config), tokenizer)
+    for sampling in (law(temperature=100.0, max_new_tokens=2), law(do_sample=False)):
+        result = sample_tree(it, unit_of(QUERIES, law=sampling, num_draws=400))
+        assert max(max(s.token_ids) for s in result.sequences) < len(tokenizer)

@@ -1,0 +1,267 @@
+"""Rows from samples and verdicts: ids as drawn, labels that decode to the completion, counts that add up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from evalgen.assembly import AssembledDataset, assemble
+from evalgen.job import DatasetPlan
+from evalgen.records import FinishReason, Query, Verdict
+from evalgen.samples import Sample, distinct_completions
+from evalgen.statistics import dataset_statistics, prompt_statistics
+from evalgen.tokenization import decode, encode_prompt
+from tests.unit.tiny import EOS, mayor_prompt, plan_of, query
+
+TOKYO = query(mayor_prompt("Tokyo"), id="tokyo")
+EQUIVALENT, WRONG = Verdict(kind="equivalent", reasoning="yes"), Verdict(kind="not_equivalent", reasoning="no")
+UNGRADED = Verdict(kind="ungraded", error="overloaded")
+
+
+def ids_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def byte_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """One token a byte: the same text, other tokens."""
+    pieces = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+    return [tokenizer.convert_tokens_to_ids(char) for piece, _ in pieces for char in piece]
+
+
+def drawn(
+    tokenizer: PreTrainedTokenizerFast,
+    what: str | Sequence[int],
+    draws: Sequence[int],
+    reason: FinishReason = "length",
+    of: Query = TOKYO,
+) -> Sample:
+    """A sequence as sampled; with `eos`, the EOS is added."""
+    ids = tuple(ids_of(tokenizer, what) if isinstance(what, str) else what)
+    text = decode(tokenizer, ids)
+    ids += (EOS,) if reason == "eos" else ()
+    logprobs = tuple(-0.125 * (1 + n) for n in range(len(ids)))
+    return Sample(
+        prompt_id=of.id,
+        completion=text,
+        token_ids=ids,
+        token_logprobs=logprobs,
+        logprob=sum(logprobs),
+        logprob_sampling=sum(logprobs) / 2,
+        generation_indices=tuple(draws),
+        finish_reason=reason,
+    )
+
+
+def trimmed(text: str) -> Verdict:
+    return Verdict(kind="equivalent", trimmed_completion=text, reasoning="cut")
+
+
+def assembled(
+    tokenizer: PreTrainedTokenizerFast,
+    samples: Sequence[Sample],
+    verdicts: dict[str, Verdict],
+    queries: Sequence[Query] = (TOKYO,),
+    **options: Any,
+) -> tuple[DatasetPlan, AssembledDataset]:
+    """`verdicts` are by completion text; what is not in it is equivalent."""
+    plan = plan_of(queries, num_generations=sum(s.sample_count for s in samples) // len(queries), **options)
+    by_id = {q.id: q for q in queries}
+    texts = {(c.prompt_id, c.text) for c in distinct_completions(samples)}
+    by_key = {plan.question(by_id[p], text).key: verdicts.get(text, EQUIVALENT) for p, text in texts}
+    return plan, assemble(plan, samples, by_key, tokenizer)
+
+
+def check_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> None:
+    """What the contract's section 3 says of every row."""
+    prompt_ids = [EOS, *ids_of(tokenizer, row["prompt"])]
+    assert row["id"] == f"{row['prompt_id']}_gen_{row['generation_idx']}"
+    assert row["input_ids"][: len(prompt_ids)] == prompt_ids
+    assert row["labels"][: len(prompt_ids)] == [-100] * len(prompt_ids)
+    labelled = [label for label in row["labels"] if label != -100]
+    assert labelled == row["input_ids"][len(prompt_ids) :] and EOS not in labelled
+    assert row["attention_mask"] == [1] * len(row["input_ids"])
+    assert tokenizer.decode(labelled, skip_special_tokens=True, clean_up_tokenization_spaces=False) == row["completion"]
+
+
+def test_a_row_holds_the_ids_as_drawn_even_where_encoding_would_differ(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = byte_ids(tokenizer, " Grace Miller")
+    assert ids != ids_of(tokenizer, " Grace Miller")
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, ids, [3])], {})
+    (row,) = dataset.rows
+    check_row(row, tokenizer)
+    assert row["input_ids"] == encode_prompt(tokenizer, TOKYO.prompt) + ids
+    assert row["tokens_as_drawn"] and row["logprob"] == pytest.approx(sum(-0.125 * (1 + n) for n in range(len(ids))))
+
+
+def test_the_ids_are_those_drawn_most_often_and_ties_go_to_the_first_draw(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = " Grace Miller"
+    in_bytes, usual = byte_ids(tokenizer, text), ids_of(tokenizer, text)
+    for draws_in_bytes, draws_usual, expected in (([0], [1, 2], usual), ([0, 3], [1, 2], in_bytes), ([5], [1], usual)):
+        samples = [drawn(tokenizer, in_bytes, draws_in_bytes), drawn(tokenizer, usual, draws_usual)]
+        _, dataset = assembled(tokenizer, samples, {})
+        (row,) = dataset.rows
+        assert row["input_ids"][-len(expected) :] == expected
+        assert row["generation_idx"] == min(draws_in_bytes + draws_usual)
+        assert row["sample_count"] == len(draws_in_bytes + draws_usual)
+
+
+def test_eos_and_the_length_limit_are_one_completion_without_eos(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, " Grace", [2, 5]), drawn(tokenizer, " Grace", [1], "eos"), drawn(tokenizer, " Gr", [0])]
+    _, dataset = assembled(tokenizer, samples, {" Gr": WRONG})
+    (row,) = dataset.rows
+    check_row(row, tokenizer)
+    assert (row["generation_idx"], row["sample_count"]) == (1, 3)
+
+
+def test_trimming_cuts_the_drawn_ids_and_merges_rows(tokenizer: PreTrainedTokenizerFast) -> None:
+    texts = [" Grace Miller\nQ:", " Grace Miller", " Grace Miller, the mayor", " Grace"]
+    samples = [drawn(tokenizer, text, [n, 10 + n]) for n, text in enumerate(texts)]
+    verdicts = {text: trimmed(" Grace Miller") for text in (texts[0], texts[2])}
+    plan, dataset = assembled(tokenizer, samples, verdicts)
+    first, second = dataset.rows
+    for row in dataset.rows:
+        check_row(row, tokenizer)
+    assert (first["completion"], first["generation_idx"], first["sample_count"]) == (" Grace Miller", 0, 6)
+    assert (second["completion"], second["generation_idx"], second["sample_count"]) == (" Grace", 3, 2)
+    assert first["raw_completion"] == texts[0] and first["tokens_as_drawn"]
+    assert dataset.left_out == [] and dataset.non_equivalent == []
+    statistics = dataset_statistics(plan, dataset, [], [])
+    assert (statistics.num_equivalent, statistics.num_items, statistics.num_draws) == (4, 2, 8)
+
+
+def test_a_cut_inside_a_token_is_encoded_again(tokenizer: PreTrainedTokenizerFast) -> None:
+    whole = ids_of(tokenizer, " Grace Miller")
+    last = decode(tokenizer, whole[-1:])
+    assert len(last) > 1, "the last token must be divisible"
+    cut = " Grace Miller"[:-1]
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, whole, [0])], {" Grace Miller": trimmed(cut)})
+    (row,) = dataset.rows
+    check_row(row, tokenizer)
+    assert row["completion"] == cut
+    assert not row["tokens_as_drawn"] and row["logprob"] is None and row["logprob_sampling"] is None
+
+
+def test_a_token_that_spans_the_boundary_leaves_its_row_out_with_a_reason(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Where trimming cuts inside a token and prompt and rest, encoded together, share a token."""
+    vocabulary = {decode(tokenizer, [t]): t for t in range(2, len(tokenizer))}
+    start, cut, text = next(
+        (whole[:-1], whole[-1], longer)
+        for whole in vocabulary
+        for longer in vocabulary
+        if len(whole) > 1
+        and len(longer) > 1
+        and longer[0] == whole[-1]
+        and whole.isalpha()
+        and whole[:-1] in vocabulary
+    )
+    spanning = query(start, id="spanning")
+    samples = [drawn(tokenizer, [vocabulary[text]], [0], of=spanning), drawn(tokenizer, " Gr", [0], of=TOKYO)]
+    plan, dataset = assembled(tokenizer, samples, {text: trimmed(cut)}, [spanning, TOKYO])
+    assert [row["prompt_id"] for row in dataset.rows] == ["tokyo"]
+    (left_out,) = dataset.left_out
+    assert left_out["generated_completion"] == text and "boundary" in left_out["reason"]
+    statistics = dataset_statistics(plan, dataset, [], [])
+    assert (statistics.num_left_out, statistics.num_items, statistics.num_equivalent) == (1, 1, 2)
+
+
+def test_two_queries_with_one_prompt_stay_two(tokenizer: PreTrainedTokenizerFast) -> None:
+    twins = [query("p", id="b_gen_1"), query("p", id="a")]
+    samples = [drawn(tokenizer, " x", [4], of=twins[1]), drawn(tokenizer, " x", [2], of=twins[0])]
+    _, dataset = assembled(tokenizer, samples, {}, twins)
+    assert [row["id"] for row in dataset.rows] == ["b_gen_1_gen_2", "a_gen_4"]
+
+
+def test_ungraded_is_neither_kept_nor_not_equivalent(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, f" {n}", [n]) for n in range(3)]
+    plan, dataset = assembled(tokenizer, samples, {" 0": UNGRADED, " 1": WRONG})
+    assert [row["completion"] for row in dataset.rows] == [" 2"]
+    assert [row["generated_completion"] for row in dataset.non_equivalent] == [" 1"]
+    assert [(row["generated_completion"], row["reason"]) for row in dataset.left_out] == [(" 0", "overloaded")]
+    statistics = dataset_statistics(plan, dataset, [], [])
+    assert (statistics.num_graded, statistics.num_equivalent, statistics.num_ungraded) == (2, 1, 1)
+    assert (statistics.equivalence_rate, statistics.num_left_out) == (0.5, 0)
+
+
+def test_rejects_begin_with_the_four_keys_of_upstream(tokenizer: PreTrainedTokenizerFast) -> None:
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0])], {" x": WRONG})
+    (row,) = dataset.non_equivalent
+    assert list(row)[:4] == ["prompt", "expected_completion", "generated_completion", "reasoning"]
+    assert list(row.values())[:4] == [TOKYO.prompt, " Grace Miller", " x", "no"]
+    json.dumps(row)
+
+
+def test_rows_without_deduplication_are_one_for_each_draw(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, " Grace", [0, 3]), drawn(tokenizer, " Grace\n", [1]), drawn(tokenizer, " no", [2])]
+    plan, dataset = assembled(tokenizer, samples, {" Grace\n": trimmed(" Grace"), " no": WRONG}, deduplicate=False)
+    assert [row["id"] for row in dataset.rows] == ["tokyo_gen_0", "tokyo_gen_1", "tokyo_gen_3"]
+    assert {row["sample_count"] for row in dataset.rows} == {1}
+    for row in dataset.rows:
+        check_row(row, tokenizer)
+    assert dataset_statistics(plan, dataset, [], []).num_items == 3
+
+
+def test_rows_without_deduplication_hold_what_their_own_draw_drew(tokenizer: PreTrainedTokenizerFast) -> None:
+    in_bytes, usual = byte_ids(tokenizer, " Grace"), ids_of(tokenizer, " Grace")
+    samples = [drawn(tokenizer, usual, [0, 1]), drawn(tokenizer, in_bytes, [2])]
+    _, dataset = assembled(tokenizer, samples, {}, deduplicate=False)
+    assert dataset.rows[2]["input_ids"][-len(in_bytes) :] == in_bytes
+
+
+def test_metadata_travels_as_json_beside_the_source(tokenizer: PreTrainedTokenizerFast) -> None:
+    it = query("p", id="p", topic=["é", 1], none=None)
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0], of=it)], {}, [it])
+    assert dataset.rows[0]["metadata"] == {"source_dataset": "s"}
+    assert json.loads(dataset.rows[0]["metadata_json"]) == {"topic": ["é", 1], "none": None}
+
+
+_TEXTS = st.text("Grace Milerã日\n,", min_size=1, max_size=6)
+
+
+@settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_whatever_is_drawn_and_judged_rows_decode_and_counts_add_up(
+    data: st.DataObject, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Random sequences (byte by byte, so that characters are cut), random verdicts, random trims."""
+    queries = [
+        query(prompt, id=f"q{n}") for n, prompt in enumerate(data.draw(st.lists(_TEXTS, min_size=1, max_size=3)))
+    ]
+    samples: list[Sample] = []
+    num_draws = 6
+    for of in queries:
+        sequences: dict[tuple[tuple[int, ...], FinishReason], list[int]] = {}
+        for draw in range(num_draws):
+            text = data.draw(_TEXTS)
+            ids = byte_ids(tokenizer, text) if data.draw(st.booleans()) else ids_of(tokenizer, text)
+            reason: FinishReason = data.draw(st.sampled_from(["eos", "length"]))
+            sequences.setdefault((tuple(ids[: data.draw(st.integers(0, len(ids)))]), reason), []).append(draw)
+        samples += [drawn(tokenizer, ids, draws, reason, of) for (ids, reason), draws in sequences.items()]
+    verdicts = {}
+    for text in sorted({s.completion for s in samples}):
+        cut = text[: data.draw(st.integers(0, len(text)))]
+        verdicts[text] = data.draw(
+            st.sampled_from([WRONG, UNGRADED, EQUIVALENT, trimmed(cut) if cut.strip() else EQUIVALENT])
+        )
+    plan, dataset = assembled(tokenizer, samples, verdicts, queries)
+    for row in dataset.rows:
+        check_row(row, tokenizer)
+    assert len({row["id"] for row in dataset.rows}) == len(dataset.rows)
+    assert len({(row["prompt_id"], row["completion"]) for row in dataset.rows}) == len(dataset.rows)
+    order = [(int(row["prompt_id"][1:]), row["generation_idx"]) for row in dataset.rows]
+    assert order == sorted(order)
+    statistics = dataset_statistics(plan, dataset, [], [])
+    assert statistics.num_draws == num_draws * len(queries)
+    assert statistics.num_unique == statistics.num_graded + statistics.num_ungraded
+    counted = sum(row["sample_count"] for row in [*dataset.rows, *dataset.left_out, *dataset.non_equivalent])
+    assert counted == statistics.num_draws
+    assert sum(p.num_unique for p in prompt_statistics(plan, dataset)) == statistics.num_unique
+    assert sum(p.num_variations for p in prompt_statistics(plan, dataset)) == statistics.num_items
+    assert statistics.num_equivalent == sum(j.verdict.kind == "equivalent" for j in dataset.judged)

@@ -1,0 +1,238 @@
+"""The saved dataset as its readers open it, and pickles that must not run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset, List, Value, concatenate_datasets, load_from_disk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from evalgen import eval_dataset
+from evalgen.errors import InputError
+from evalgen.eval_dataset import FEATURES, EvalDataset
+from evalgen.eval_functions import eval_accuracy_and_loss
+from evalgen.experiment import Experiment
+from tests.unit.test_assembly import EQUIVALENT, WRONG, assembled, drawn
+from tests.unit.tiny import INNER_RUN, query
+
+FIRST_COLUMNS = ["id", "prompt_id", "prompt", "completion", "generation_idx", "metadata"]
+TOKEN_COLUMNS = ["input_ids", "labels", "attention_mask"]
+FORBIDDEN = {"length", "advantage", "doc_ids", "text", "label", "label_ids"}
+
+
+@pytest.fixture(scope="module")
+def saved(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    queries = [query("Q: São", id="b"), query("Q: x", id="a")]
+    texts = [" Grace", " Lucas Foster\ufffd", " 日本"]
+    samples = [drawn(tokenizer, text, [n], of=of) for of in queries for n, text in enumerate(texts)]
+    _, dataset = assembled(tokenizer, samples, {}, queries)
+    experiment = Experiment(tmp_path_factory.mktemp("experiment"))
+    return experiment.write_dataset("sampled_x_checkpoint_final", dataset)
+
+
+def test_the_files_are_those_of_the_contract(saved: Path) -> None:
+    assert {path.name for path in saved.iterdir()} == {
+        "eval_dataset",
+        "eval_functions.pkl",
+        "non_equivalent_completions.json",
+    }
+    assert {path.name for path in (saved / "eval_dataset").iterdir()} == {
+        "dataset_info.json",
+        "state.json",
+        "data",
+        "data-00000-of-00001.arrow",
+    }
+    assert (saved / "eval_dataset" / "data" / "0000.parquet").is_file()
+
+
+def test_columns_stand_in_order_with_their_types(saved: Path) -> None:
+    dataset = load_from_disk(str(saved / "eval_dataset"))
+    assert dataset.column_names[:9] == FIRST_COLUMNS + TOKEN_COLUMNS
+    assert dataset.features["generation_idx"] == Value("int64")
+    assert dataset.features["metadata"] == {"source_dataset": Value("string")}
+    assert all(dataset.features[name] == List(Value("int64")) for name in TOKEN_COLUMNS)
+    assert dataset.features == FEATURES and not FORBIDDEN & set(dataset.column_names)
+    assert dataset["id"][:] == ["b_gen_0", "b_gen_1", "b_gen_2", "a_gen_0", "a_gen_1", "a_gen_2"]
+
+
+def test_the_parquet_file_has_the_same_rows_and_no_hugging_face_metadata(saved: Path) -> None:
+    path = saved / "eval_dataset" / "data" / "0000.parquet"
+    schema = pq.read_schema(path)
+    assert b"huggingface" not in (schema.metadata or {})
+    assert b"huggingface" not in (pq.read_metadata(path).metadata or {})
+    rows = load_from_disk(str(saved / "eval_dataset")).to_list()
+    assert pq.read_table(path).to_pylist() == rows
+    assert Dataset.from_parquet(str(path)).to_list() == rows
+    assert schema.field("input_ids").type == pa.list_(pa.int64())
+
+
+def test_it_concatenates_with_a_source_set(saved: Path, tiny_run: Path) -> None:
+    source = load_from_disk(
+        str(tiny_run / "all_docs_runs" / INNER_RUN / "eval_datasets/name_mayor_eval_qa_1_no_fs/eval_dataset")
+    )
+    ours = load_from_disk(str(saved / "eval_dataset"))
+    parts = [dataset.select_columns(TOKEN_COLUMNS) for dataset in (source, ours)]
+    assert parts[0].features == parts[1].features
+    assert len(concatenate_datasets(parts)) == len(source) + len(ours)
+
+
+def test_no_rows_are_a_dataset_that_loads(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0], of=query("p", id="tokyo"))], {" x": WRONG})
+    path = Experiment(tmp_path).write_dataset("sampled_empty", dataset)
+    loaded = load_from_disk(str(path / "eval_dataset"))
+    assert len(loaded) == 0 and loaded.features == FEATURES
+    parquet = pq.read_table(path / "eval_dataset" / "data" / "0000.parquet")
+    assert parquet.num_rows == 0 and parquet.column_names == loaded.column_names
+    assert len(json.loads((path / "non_equivalent_completions.json").read_text())) == 1
+    assert EvalDataset.load(path).eval_functions[0](None, loaded)["losses"] == []
+
+
+def test_save_and_load_give_the_dataset_and_its_function_back(saved: Path, model: Any) -> None:
+    loaded = EvalDataset.load(str(saved))
+    assert list(loaded.eval_functions) == [eval_accuracy_and_loss]
+    (function,) = loaded.eval_functions
+    results = [function(model, loaded.dataset, batch_size=size) for size in (1, 4, 100)]
+    for result in results:
+        assert result["losses"] == pytest.approx(results[0]["losses"], abs=1e-4)
+        assert result["correct"] == results[0]["correct"]
+    row = loaded.dataset[1]
+    labelled = [n for n, label in enumerate(row["labels"]) if label != -100]
+    with torch.no_grad():
+        logprobs = model(torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+    loss = -sum(float(logprobs[n - 1, row["labels"][n]]) for n in labelled) / len(labelled)
+    assert results[0]["losses"][1] == pytest.approx(loss, abs=1e-4)
+
+
+def test_a_selection_of_rows_is_saved_as_such_in_both_forms(saved: Path, tmp_path: Path) -> None:
+    selected = EvalDataset.load(saved).dataset.select([3, 1])
+    EvalDataset(selected).save(tmp_path)
+    rows = load_from_disk(str(tmp_path / "eval_dataset")).to_list()
+    assert rows == selected.to_list()
+    assert pq.read_table(tmp_path / "eval_dataset" / "data" / "0000.parquet").to_pylist() == rows
+
+
+def test_loading_a_directory_that_is_none_is_an_input_error(tmp_path: Path, saved: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path, saved / "eval_functions.pkl"):
+        with pytest.raises(InputError, match="no evaluation dataset"):
+            EvalDataset.load(path)
+
+
+class _Call:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.reduced = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.reduced
+
+
+OURS = b"cevalgen.eval_functions\neval_accuracy_and_loss\n"
+
+
+@pytest.fixture
+def with_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Loads a dataset directory that has these bytes as its eval_functions.pkl; undoes what they do to our function."""
+    (tmp_path / "eval_dataset").mkdir()
+    dataset = Dataset.from_dict({"prompt": ["p"]})
+    monkeypatch.setattr(eval_dataset, "load_from_disk", lambda path: dataset)
+    before = dict(vars(eval_accuracy_and_loss)), eval_accuracy_and_loss.__defaults__
+
+    def load(content: bytes) -> EvalDataset:
+        (tmp_path / "eval_functions.pkl").write_bytes(content)
+        return EvalDataset.load(tmp_path)
+
+    yield load
+    vars(eval_accuracy_and_loss).clear()
+    vars(eval_accuracy_and_loss).update(before[0])
+    eval_accuracy_and_loss.__defaults__ = before[1]
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_a_hostile_pickle_is_refused_and_does_nothing(protocol: int, with_pickle: Any, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    for bomb in (
+        [_Call(os.mkdir, str(trap))],
+        [eval_accuracy_and_loss, _Call(eval, f"__import__('os').mkdir({str(trap)!r})")],
+        [os.mkdir],
+        [torch.load],
+        [Path("x")],
+        [_Call(getattr, eval_accuracy_and_loss, "__globals__")],
+    ):
+        with pytest.raises(InputError):
+            with_pickle(pickle.dumps(bomb, protocol=protocol))
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"N.",
+        b"]N.",
+        b"]K\x01a.",
+        b"}.",
+        pickle.dumps({"a": eval_accuracy_and_loss}),
+        b"Pid\n.",
+        b"\x82\x01.",
+        b"0.",
+    ],
+    ids=repr,
+)
+def test_anything_but_a_list_of_our_functions_is_an_input_error(content: bytes, with_pickle: Any) -> None:
+    with pytest.raises(InputError):
+        with_pickle(content)
+
+
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(content=st.binary(max_size=30), place=st.integers(0, 80), byte=st.integers(0, 255))
+def test_any_bytes_load_our_functions_or_are_an_input_error(
+    content: bytes, place: int, byte: int, with_pickle: Any
+) -> None:
+    good = bytearray(pickle.dumps([eval_accuracy_and_loss]))
+    good[place % len(good)] = byte
+    for attempt in (content, bytes(good)):
+        try:
+            functions = with_pickle(attempt).eval_functions
+        except InputError:
+            continue
+        assert all(function is eval_accuracy_and_loss for function in functions)
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"]" + OURS + b"(N}S'__defaults__'\n(K\x00tstba.",  # batch_size 0 from now on
+        b"]" + OURS + b"}S'__wrapped__'\nK\x01sba.",
+    ],
+)
+def test_a_pickle_cannot_change_our_function(pickled: bytes, with_pickle: Any) -> None:
+    before = eval_accuracy_and_loss.__defaults__, dict(vars(eval_accuracy_and_loss))
+    with pytest.raises(InputError):
+        with_pickle(pickled)
+    assert (eval_accuracy_and_loss.__defaults__, dict(vars(eval_accuracy_and_loss))) == before
+
+
+def test_a_pickle_cannot_call_our_function(with_pickle: Any) -> None:
+    with pytest.raises(InputError):
+        with_pickle(b"]" + OURS + b"(S'model'\n}K\x05K\x06stRa.")
+
+
+def test_equal_rows_make_equal_bytes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0])], {" x": EQUIVALENT})
+    for name in ("one", "two"):
+        EvalDataset.from_rows(dataset.rows).save(tmp_path / name)
+    for file in ("eval_functions.pkl", "eval_dataset/data/0000.parquet"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()

@@ -1,0 +1,124 @@
+"""Distinct texts of the sequences drawn, as stored in samples/*.parquet."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from evalgen.records import FinishReason, SampledSequence
+from evalgen.samples import SAMPLES_SCHEMA, Sample, distinct_completions, samples_of, samples_table, text_ids
+from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.tree import sample_tree
+from evalgen.tokenization import decode
+from tests.unit.tiny import EOS, law, query, unit_of
+
+# The contract's columns, in its order.
+COLUMNS = {
+    "run": pa.string(),
+    "checkpoint": pa.string(),
+    "prompt_id": pa.string(),
+    "prompt": pa.string(),
+    "completion": pa.string(),
+    "token_ids": pa.list_(pa.int32()),
+    "token_logprobs": pa.list_(pa.float32()),
+    "logprob": pa.float64(),
+    "logprob_sampling": pa.float64(),
+    "sample_count": pa.int64(),
+    "generation_indices": pa.list_(pa.int32()),
+    "finish_reason": pa.string(),
+}
+
+
+def sequence(
+    ids: list[int], draws: list[int], reason: FinishReason = "length", prompt_id: str = "p"
+) -> SampledSequence:
+    return SampledSequence(
+        prompt_id=prompt_id,
+        token_ids=tuple(ids),
+        token_logprobs=(-0.5,) * len(ids),
+        logprob=-0.5 * len(ids),
+        logprob_sampling=-0.25 * len(ids),
+        generation_indices=tuple(draws),
+        finish_reason=reason,
+    )
+
+
+def test_the_columns_are_those_of_the_contract() -> None:
+    assert list(zip(SAMPLES_SCHEMA.names, SAMPLES_SCHEMA.types, strict=True)) == list(COLUMNS.items())
+
+
+def test_every_draw_stands_in_the_table_once_with_its_text(tiny: LoadedModel) -> None:
+    unit = unit_of([query("Q: Who"), query("São Pa")], law=law(temperature=1.2, max_new_tokens=6), num_draws=200)
+    table = samples_table(unit, sample_tree(tiny, unit).sequences, tiny.tokenizer)
+    for prompt_id in (q.id for q in unit.queries):
+        rows = [row for row in table.to_pylist() if row["prompt_id"] == prompt_id]
+        assert sorted(g for row in rows for g in row["generation_indices"]) == list(range(200))
+        assert all(row["sample_count"] == len(row["generation_indices"]) for row in rows)
+        for row in rows:
+            ids = row["token_ids"][:-1] if row["finish_reason"] == "eos" else row["token_ids"]
+            text = tiny.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            assert row["completion"] == text
+            assert len(row["token_logprobs"]) == len(row["token_ids"])
+            assert row["logprob"] == pytest.approx(sum(row["token_logprobs"]), abs=1e-4)
+
+
+def test_samples_survive_parquet(tiny: LoadedModel, tmp_path: pytest.TempPathFactory) -> None:
+    unit = unit_of([query("Q: Who")], num_draws=50)
+    table = samples_table(unit, sample_tree(tiny, unit).sequences, tiny.tokenizer)
+    pq.write_table(table, f"{tmp_path}/s.parquet")
+    assert samples_of(pq.read_table(f"{tmp_path}/s.parquet")) == samples_of(table)
+
+
+def test_sequences_with_one_text_are_one_completion_and_counts_add(tokenizer: PreTrainedTokenizerFast) -> None:
+    whole = tokenizer.encode("São", add_special_tokens=False)
+    in_bytes = [
+        tokenizer.convert_tokens_to_ids(c)
+        for c in tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("São")[0][0]
+    ]
+    assert whole != in_bytes and decode(tokenizer, whole) == decode(tokenizer, in_bytes) == "São"
+    unit = unit_of([query("x", id="p")])
+    drawn = [
+        sequence(in_bytes, [4, 9]),
+        sequence(whole, [1]),
+        sequence([*whole, EOS], [0, 7], "eos"),
+        sequence([*whole, EOS, *whole[:1]], [2]),
+        sequence(whole[:1], [3]),
+    ]
+    completions = distinct_completions(samples_of(samples_table(unit, drawn, tokenizer)))
+    first = completions[0]
+    assert (first.text, first.sample_count, first.generation_idx) == ("São", 5, 0)
+    assert sum(c.sample_count for c in completions) == 7
+    assert text_ids((5, EOS), "eos") == (5,) and text_ids((5, EOS), "length") == (5, EOS)
+
+
+def test_a_character_that_was_cut_is_kept_as_the_replacement_character(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = [
+        tokenizer.convert_tokens_to_ids(c)
+        for c in tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("日")[0][0]
+    ]
+    unit = unit_of([query("x", id="p")])
+    table = samples_table(unit, [sequence(ids, [0]), sequence(ids[:2], [1]), sequence(ids[:1], [2])], tokenizer)
+    completions = distinct_completions(samples_of(table))
+    assert [(c.text, c.sample_count) for c in completions] == [("日", 1), ("\ufffd", 2)]
+
+
+def test_units_with_parts_of_the_draws_unite(tiny: LoadedModel) -> None:
+    queries = [query("Q: Who"), query("Alice")]
+    ranges = [(0, 70), (70, 30), (100, 50)]
+    whole = unit_of(queries, law=law(max_new_tokens=3), num_draws=150)
+    expected = distinct_completions(
+        samples_of(samples_table(whole, sample_tree(tiny, whole).sequences, tiny.tokenizer))
+    )
+    samples: list[Sample] = []
+    for first, count in ranges:
+        part = unit_of(queries, law=law(max_new_tokens=3), first_draw=first, num_draws=count)
+        samples += samples_of(samples_table(part, sample_tree(tiny, part).sequences, tiny.tokenizer))
+    found = distinct_completions(samples)
+    assert [(c.prompt_id, c.text, c.sample_count, c.generation_idx) for c in found] == [
+        (c.prompt_id, c.text, c.sample_count, c.generation_idx) for c in expected
+    ]
+    assert [sorted(s.generation_indices for s in c.samples) for c in found] == [
+        sorted(s.generation_indices for s in c.samples) for c in expected
+    ]
