@@ -1,0 +1,90 @@
+"""One real local Ray for the whole session, started as its users start it: `ray start --head`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Before Ray is imported, which reads them once: the session's cluster wants a token, and this process has it.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+REPOSITORY = Path(__file__).parents[2]
+START_TIMEOUT_S = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayCluster:
+    """Addresses of the running cluster, and the directory in which it was started."""
+
+    address: str
+    dashboard: str
+    started_in: Path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    """A head node with two CPUs and a dashboard; drivers join it through RAY_ADDRESS."""
+    started_in = tmp_path_factory.mktemp("ray_started_here")
+    ray_directory = Path(tempfile.mkdtemp(prefix="ray-"))  # short: it holds Unix sockets
+    port, dashboard_port, client_port = _free_ports(3)
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
+    command += [f"--port={port}", f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={client_port}"]
+    command += [f"--temp-dir={ray_directory}", "--disable-usage-stats"]
+    head = subprocess.Popen(command, cwd=started_in, env=_environment(), stdout=subprocess.DEVNULL)
+    try:
+        _wait_for_dashboard(head, dashboard_port)
+        yield RayCluster(
+            address=f"127.0.0.1:{port}", dashboard=f"http://127.0.0.1:{dashboard_port}", started_in=started_in
+        )
+    finally:
+        # At once: on SIGTERM a node drains for half a minute first.
+        for process in [*psutil.Process(head.pid).children(recursive=True), head]:
+            process.kill()
+        head.wait()
+        shutil.rmtree(ray_directory, ignore_errors=True)
+
+
+@pytest.fixture
+def joined_cluster(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> RayCluster:
+    """Drivers that this test runs join the session's cluster."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
+    return ray_cluster
+
+
+def _environment() -> dict[str, str]:
+    """Of a user whose virtual environment is active, and who has no Anthropic account."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANTHROPIC_")}
+    return kept | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def _wait_for_dashboard(head: subprocess.Popen[bytes], port: int) -> None:
+    from tests.waiting import wait_until
+
+    def is_up() -> bool:
+        assert head.poll() is None, f"ray start ended with exit code {head.returncode}"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(is_up, START_TIMEOUT_S, "the dashboard listens")

@@ -1,0 +1,170 @@
+"""The main job on a real local Ray: what it writes, and that how it is run does not change it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, concatenate_datasets, load_from_disk
+from transformers import AutoTokenizer
+
+from evalgen.eval_dataset import EvalDataset
+from evalgen.eval_functions import eval_accuracy_and_loss
+from evalgen.tokenization import IGNORED_LABEL
+from tests.ray.conftest import RayCluster
+from tests.ray.jobs import Experiment, mayors_arguments, run_job
+
+NAME = "sampled_mayors_checkpoint_final"
+CONTRACT_COLUMNS = "id prompt_id prompt completion generation_idx metadata input_ids labels attention_mask".split()
+
+
+def inner_run(run: Path) -> Path:
+    (inner,) = (run / "all_docs_runs").iterdir()
+    return inner
+
+
+def source_rows(run: Path) -> list[dict[str, object]]:
+    path = inner_run(run) / "eval_datasets" / "name_mayor_eval_qa_1_no_fs" / "eval_dataset"
+    dataset = load_from_disk(str(path))
+    assert isinstance(dataset, Dataset)
+    return dataset.to_list()
+
+
+@pytest.fixture(scope="module")
+def experiment(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
+    """One finished job over the mayors, for every test that only reads."""
+    output_dir = tmp_path_factory.mktemp("outputs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray_cluster.address)
+        return run_job(mayors_arguments(mayors_run, output_dir), output_dir)
+
+
+def test_the_experiment_directory_is_as_the_contract_has_it(experiment: Experiment) -> None:
+    assert re.fullmatch(r"\d{4}_\d\d_\d\d_\d\d-\d\d-\d\d_[A-Za-z0-9]{5}_sampled_mayors", experiment.path.name)
+    names = {path.name for path in experiment.path.iterdir()}
+    files = {"config.json", "experiment.log", "experiment_log.json", "summary.json"}
+    assert names == files | {"sampled_eval_datasets", "samples", "verdicts"}
+    assert experiment.dataset_names == [NAME]
+    dataset = experiment.path / "sampled_eval_datasets" / NAME
+    assert {path.name for path in dataset.iterdir()} == {
+        "eval_dataset",
+        "eval_functions.pkl",
+        "non_equivalent_completions.json",
+    }
+
+
+def test_columns_come_in_the_order_of_the_contract_with_its_types(experiment: Experiment) -> None:
+    dataset = experiment.dataset(NAME)
+    assert len(dataset) > 0
+    assert dataset.column_names[: len(CONTRACT_COLUMNS)] == CONTRACT_COLUMNS
+    schema = dataset.data.table.schema
+    assert schema.field("generation_idx").type == pa.int64()
+    for column in ("input_ids", "labels", "attention_mask"):
+        assert schema.field(column).type.value_type == pa.int64()
+    assert not set(dataset.column_names) & {"length", "advantage", "doc_ids", "text", "label", "label_ids"}
+
+
+def test_labelled_ids_decode_to_the_completion_and_nothing_else_is_labelled(
+    experiment: Experiment, mayors_run: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(inner_run(mayors_run) / "tokenizer.json")
+    for row in experiment.dataset(NAME).to_list():
+        prompt_ids = [tokenizer.bos_token_id, *tokenizer.encode(row["prompt"], add_special_tokens=False)]
+        labelled = [label for label in row["labels"] if label != IGNORED_LABEL]
+        assert tokenizer.decode(labelled) == row["completion"]
+        assert row["input_ids"] == prompt_ids + labelled
+        assert row["labels"] == [IGNORED_LABEL] * len(prompt_ids) + labelled
+        assert row["attention_mask"] == [1] * len(row["input_ids"])
+        assert tokenizer.eos_token_id not in labelled
+
+
+def test_prompt_ids_are_the_source_ids_and_rows_come_in_query_order(experiment: Experiment, mayors_run: Path) -> None:
+    source = source_rows(mayors_run)
+    rows = experiment.dataset(NAME).to_list()
+    order = [row["id"] for row in source]
+    assert [row["prompt_id"] for row in rows] == sorted((r["prompt_id"] for r in rows), key=order.index)
+    prompts = {row["id"]: row["prompt"] for row in source}
+    for row in rows:
+        assert row["prompt"] == prompts[row["prompt_id"]]
+        assert row["id"] == f"{row['prompt_id']}_gen_{row['generation_idx']}"
+        assert row["metadata"] == {"source_dataset": "name_mayor_eval_qa_1_no_fs"}
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert any("São Paulo" in row["prompt"] for row in source)
+
+
+def test_the_counts_add_up(experiment: Experiment) -> None:
+    (figures,) = experiment.summary["datasets"]
+    samples, verdicts = experiment.rows_of("samples"), experiment.rows_of("verdicts")
+    assert figures["num_draws"] == figures["num_prompts"] * 200 == sum(row["sample_count"] for row in samples)
+    assert figures["num_unique"] == len({(row["prompt_id"], row["completion"]) for row in samples})
+    assert figures["num_unique"] == len(verdicts)
+    assert figures["num_equivalent"] == sum(row["verdict"] == "equivalent" for row in verdicts)
+    assert figures["num_graded"] == figures["num_unique"] - figures["num_ungraded"]
+    assert figures["equivalence_rate"] == pytest.approx(figures["num_equivalent"] / figures["num_graded"])
+    assert figures["num_items"] == len(experiment.dataset(NAME))
+    rejected = experiment.rejects(NAME)
+    assert len(rejected) == figures["num_graded"] - figures["num_equivalent"]
+    kept_draws = sum(row["sample_count"] for row in experiment.dataset(NAME).to_list())
+    assert kept_draws + sum(row["sample_count"] for row in rejected) == figures["num_draws"]
+    assert figures["model_evaluations"] == figures["distinct_prefixes"]
+    assert 0 < figures["num_equivalent"] < figures["num_graded"], "the tiny model should be right and wrong"
+
+
+def test_every_draw_of_every_prompt_is_stored_once(experiment: Experiment, mayors_run: Path) -> None:
+    draws: dict[str, list[int]] = {}
+    for row in experiment.rows_of("samples"):
+        draws.setdefault(row["prompt_id"], []).extend(row["generation_indices"])
+    assert set(draws) == {row["id"] for row in source_rows(mayors_run)}
+    assert all(sorted(indices) == list(range(200)) for indices in draws.values())
+
+
+def test_the_parquet_copy_has_the_same_rows_and_no_schema_metadata(experiment: Experiment) -> None:
+    path = experiment.path / "sampled_eval_datasets" / NAME / "eval_dataset" / "data" / "0000.parquet"
+    assert b"huggingface" not in (pq.read_schema(path).metadata or {})
+    assert pq.read_table(path).to_pylist() == experiment.dataset(NAME).to_list()
+
+
+def test_the_loading_snippet_of_the_seed_document_works(experiment: Experiment) -> None:
+    ds = EvalDataset.load(Path(experiment.path / "sampled_eval_datasets" / NAME))
+    assert len(ds.dataset) == len(experiment.dataset(NAME))
+    for item in ds.dataset.select(range(min(5, len(ds.dataset)))):
+        assert item["prompt"].startswith("Q: Who is the mayor of")
+        assert item["completion"].startswith(" ")
+    assert ds.eval_functions == [eval_accuracy_and_loss]
+
+
+def test_rows_concatenate_with_the_source_dataset(experiment: Experiment, mayors_run: Path) -> None:
+    columns = ["input_ids", "labels", "attention_mask"]
+    path = inner_run(mayors_run) / "eval_datasets" / "name_mayor_eval_qa_1_no_fs" / "eval_dataset"
+    source = load_from_disk(str(path))
+    assert isinstance(source, Dataset)
+    ours = experiment.dataset(NAME).select_columns(columns)
+    both = concatenate_datasets([source.select_columns(columns), ours])
+    assert len(both) == len(source) + len(ours)
+
+
+def test_the_same_dataset_with_two_replicas_and_smaller_batches(
+    experiment: Experiment, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
+) -> None:
+    arguments = mayors_arguments(mayors_run, tmp_path, num_replicas=2, generation_batch_size=1)
+    again = run_job(arguments, tmp_path)
+    assert _without_logprobs(again) == _without_logprobs(experiment)
+
+
+def test_config_json_runs_again_to_the_same_dataset(
+    experiment: Experiment, joined_cluster: RayCluster, tmp_path: Path
+) -> None:
+    again = run_job(["--config", str(experiment.path / "config.json"), "--output_dir", str(tmp_path)], tmp_path)
+    assert _without_logprobs(again) == _without_logprobs(experiment)
+    config, first = (json.loads((e.path / "config.json").read_text()) for e in (again, experiment))
+    assert config | {"output_dir": ""} == first | {"output_dir": ""}
+
+
+def _without_logprobs(experiment: Experiment) -> list[dict[str, object]]:
+    """Log-probabilities differ in the last bits with the shape of a batch; nothing else may."""
+    dataset = experiment.dataset(NAME)
+    return dataset.remove_columns(["logprob", "logprob_sampling"]).to_list()

@@ -1,0 +1,149 @@
+"""The main job with Claude as the judge: the real SDK in real actors, against a real server on loopback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ray_jobs.generate_eval_datasets import main
+from tests.messages_api import MessagesApi, error
+from tests.ray.conftest import RayCluster
+from tests.ray.jobs import mayors_arguments, run_job
+from tests.waiting import wait_until
+
+MODEL = "anthropic/claude-haiku-4-5-20251001"
+NAME = "sampled_mayors_checkpoint_final"
+KEY = "sk-ant-test-key-of-this-test"
+SAMPLING_PROCESS = "ray::MapWorker(MapBatches(SamplingActor)"
+PATIENCE_S = 180
+
+
+@pytest.fixture
+def arguments(mayors_run: Path, tmp_path: Path) -> list[str]:
+    return mayors_arguments(mayors_run, tmp_path, grader_model=MODEL, max_connections=3)
+
+
+def point_sdk_at(api: MessagesApi, monkeypatch: pytest.MonkeyPatch, key: str = KEY) -> None:
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", api.base_url)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", key)
+
+
+def test_each_distinct_completion_is_asked_once_through_the_job_wide_limit(
+    joined_cluster: RayCluster, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MessagesApi(api_key=KEY) as api:
+        point_sdk_at(api, monkeypatch)
+        experiment = run_job(arguments, tmp_path)
+        calls, most_in_flight = api.calls, api.max_in_flight
+    (figures,) = experiment.summary["datasets"]
+    assert calls == figures["api_calls"] == figures["num_unique"]
+    assert 1 <= most_in_flight <= 3
+    assert figures["cost_usd"] > 0
+    assert figures["num_ungraded"] == 0
+    for row in experiment.dataset(NAME).to_list():
+        assert row["raw_completion"].startswith(row["completion"])
+    everything = b"".join(path.read_bytes() for path in experiment.path.rglob("*") if path.is_file())
+    assert KEY.encode() not in everything
+
+
+def test_a_second_experiment_pays_for_nothing_unless_told_to(
+    joined_cluster: RayCluster, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MessagesApi(api_key=KEY) as api:
+        point_sdk_at(api, monkeypatch)
+        first = run_job(arguments, tmp_path)
+        paid = api.calls
+        second = run_job(arguments, tmp_path)
+        assert api.calls == paid
+        run_job([*arguments, "--use_grader_cache", "false"], tmp_path)
+        assert api.calls == 2 * paid
+    assert second.dataset(NAME).to_list() == first.dataset(NAME).to_list()
+    assert second.summary["datasets"][0]["api_calls"] == 0
+    assert all(row["from_cache"] for row in second.rows_of("verdicts"))
+
+
+def test_a_refused_question_is_ungraded_and_not_judged_wrong(
+    joined_cluster: RayCluster, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MessagesApi(api_key=KEY) as api:
+        point_sdk_at(api, monkeypatch)
+        api.script(error(400, "invalid_request_error", "prompt is too long"))
+        experiment = run_job(arguments, tmp_path)
+    (figures,) = experiment.summary["datasets"]
+    assert figures["num_ungraded"] == 1
+    assert figures["num_unique"] == figures["num_graded"] + 1
+    (left_out,) = experiment.rejects(NAME, "left_out.json")
+    assert "prompt is too long" in left_out["reason"]
+    rejected = {(row["prompt_id"], row["generated_completion"]) for row in experiment.rejects(NAME)}
+    assert (left_out["prompt_id"], left_out["generated_completion"]) not in rejected
+
+
+def test_a_wrong_key_stops_the_job_with_one_line_that_names_the_variable(
+    joined_cluster: RayCluster,
+    arguments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with MessagesApi(api_key=KEY) as api:
+        point_sdk_at(api, monkeypatch, key="sk-ant-wrong-key")
+        assert main(arguments) == 1
+    last_line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last_line.startswith("error: ")
+    assert "ANTHROPIC_API_KEY" in last_line
+    assert "sk-ant-wrong-key" not in last_line
+
+
+def test_without_a_key_nothing_is_created(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "ANTHROPIC_API_KEY" in message
+    assert "offline/person_name" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_first_verdict_comes_before_the_last_unit_is_sampled(
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
+) -> None:
+    """The replica is frozen after its first unit: a pipeline with a barrier would never grade anything."""
+    # One draw at a time, so that units take long enough to be caught between the first and the last.
+    settings = {"sampler": "independent", "num_generations": 100}
+    job = subprocess.Popen(_driver_command(mayors_run, tmp_path, **settings))
+    try:
+        wait_until(lambda: _stored(tmp_path, "samples/*.parquet") >= 1, PATIENCE_S, "the first unit is stored")
+        (replica,) = [p for p in psutil.process_iter(["cmdline"]) if _samples(p)]
+        replica.suspend()
+        units_before = _stored(tmp_path, "samples/*.parquet")
+        wait_until(lambda: _num_verdicts(tmp_path) > 0, PATIENCE_S, "the first verdict is stored")
+        units_after = _stored(tmp_path, "samples/*.parquet")
+        replica.resume()
+        assert job.wait(timeout=PATIENCE_S) == 0
+    finally:
+        job.kill()
+    num_units = _stored(tmp_path, "samples/*.parquet")
+    assert units_before <= units_after < num_units
+
+
+def _driver_command(run: Path, output_dir: Path, **overrides: object) -> list[str]:
+
+    script = Path(__file__).parents[2] / "ray_jobs" / "generate_eval_datasets.py"
+    return [sys.executable, str(script), *mayors_arguments(run, output_dir, **overrides)]
+
+
+def _samples(process: psutil.Process) -> bool:
+    return any(SAMPLING_PROCESS in part for part in process.info["cmdline"] or ())
+
+
+def _stored(output_dir: Path, pattern: str) -> int:
+    return len(list(output_dir.glob(f"*/{pattern}")))
+
+
+def _num_verdicts(output_dir: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in output_dir.glob("*/verdicts/journal.jsonl"))
