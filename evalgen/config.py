@@ -6,6 +6,7 @@ written beside the output as `config.json` and runs again from there (`--config 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,6 +179,8 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
         _check_run(run)
     if config.logging_type == "wandb" and not config.wandb_project:
         raise ConfigError("wandb_project: --logging_type wandb needs it; give --wandb_project NAME")
+    if config.logging_type == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("logging_type: wandb is not installed; pip install 'evalgen[wandb]', or --logging_type disk")
     return config
 
 

@@ -1,14 +1,10 @@
-"""The experiment directory: its name, its files, its logs."""
+"""The experiment directory: its name and its files."""
 
 from __future__ import annotations
 
 import json
-import logging
-import logging.handlers
 import secrets
 import string
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +15,6 @@ from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
 from evalgen.eval_dataset import EvalDataset
 from evalgen.files import whole_directory, write_text
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 @dataclass(frozen=True)
@@ -49,6 +43,10 @@ class Experiment:
         experiment.samples.mkdir()
         experiment.verdicts.mkdir()
         return experiment
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "experiment.log"
 
     @property
     def samples(self) -> Path:
@@ -93,48 +91,6 @@ class Experiment:
 
     def _write_json(self, name: str, content: Any) -> None:
         _write_json(self.directory / name, content)
-
-
-class JobLog:
-    """Collects log records from the start, and sends them to `experiment.log` once there is one.
-
-    Warnings go to the terminal as well; with `stdout`, everything does.
-    """
-
-    def __init__(self) -> None:
-        self._logger = logging.getLogger("evalgen")
-        self._logger.setLevel(logging.INFO)
-        self._logger.propagate = False
-        # Flushed by us alone: what is logged before the directory exists must reach the file too.
-        self._memory = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
-        self._terminal = logging.StreamHandler(sys.stderr)
-        self._terminal.setLevel(logging.WARNING)
-        self._terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        self._file: logging.FileHandler | None = None
-        self._handlers: Sequence[logging.Handler] = (self._memory, self._terminal)
-        for handler in self._handlers:
-            self._logger.addHandler(handler)
-
-    def open(self, experiment: Experiment, to_stdout: bool) -> None:
-        """Begins `experiment.log` with everything logged so far."""
-        file = logging.FileHandler(experiment.directory / "experiment.log", encoding="utf-8")
-        file.setFormatter(logging.Formatter(LOG_FORMAT))
-        self._memory.setTarget(file)
-        self._memory.flush()
-        self._logger.removeHandler(self._memory)
-        self._logger.addHandler(file)
-        self._file = file
-        if to_stdout:
-            self._terminal.setStream(sys.stdout)
-            self._terminal.setLevel(logging.INFO)
-
-    def __enter__(self) -> JobLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handler in (*self._handlers, *([self._file] if self._file else [])):
-            self._logger.removeHandler(handler)
-            handler.close()
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from evalgen.config import JobConfig
-from evalgen.errors import ConfigError
 from evalgen.experiment import Experiment
-
-
-def check_wandb() -> None:
-    """Raises ConfigError when the package is missing, before anything is created."""
-    if importlib.util.find_spec("wandb") is None:
-        raise ConfigError("logging_type: wandb is not installed; pip install 'evalgen[wandb]', or --logging_type disk")
 
 
 def log_to_wandb(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from evalgen.config import JobConfig, load_config
 from evalgen.errors import EvalgenError, UserError
+from evalgen.job_log import JobLog
 from evalgen.timings import Timings
 from ray_jobs.paths import path_root
 
@@ -47,24 +48,26 @@ def run_job(config: JobConfig) -> Experiment:
         JobStopped: the job cannot go on; what was sampled and judged is in the experiment directory.
     """
     timings = Timings()
-    with timings.stage("import"):  # here, so that --help and the errors of a command line do not wait for it
-        from evalgen.experiment import Experiment, JobLog
-        from evalgen.finish import write_datasets
-        from evalgen.job import resolve_job
-        from evalgen.statistics import summary
-        from evalgen.tables import Progress, print_results
-        from evalgen.units import plan_units
-        from evalgen.wandb_log import check_wandb, log_to_wandb
-        from ray_jobs.cluster import ray_session
-        from ray_jobs.pipeline import choose_num_replicas, sample_and_grade
-
     with JobLog() as job_log:
         with timings.stage("resolve"):
+            from evalgen.job import resolve_job
+
             plans = resolve_job(config)
-            if config.logging_type == "wandb":
-                check_wandb()
+        with timings.stage("import"):  # here, so that --help and the errors of a user do not wait for it
+            from datasets import disable_progress_bars
+
+            from evalgen.experiment import Experiment
+            from evalgen.finish import write_datasets
+            from evalgen.statistics import summary
+            from evalgen.tables import Progress, print_results
+            from evalgen.units import plan_units
+            from evalgen.wandb_log import log_to_wandb
+            from ray_jobs.cluster import ray_session
+            from ray_jobs.pipeline import choose_num_replicas, sample_and_grade
+
+        disable_progress_bars()  # one for every dataset written; this process has its own
         experiment = Experiment.create(config)
-        job_log.open(experiment, to_stdout=config.logging_type == "stdout")
+        job_log.open(experiment.log_file, to_stdout=config.logging_type == "stdout")
         with ray_session(timings):
             num_replicas = choose_num_replicas(config)
             units = plan_units(plans, num_replicas)
