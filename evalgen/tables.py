@@ -75,21 +75,32 @@ def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics],
 
 
 def _statistics_table(datasets: Sequence[DatasetStatistics]) -> Table:
+    """Per distinct completion as others report it, and beside it per draw."""
+    some_ungraded = any(dataset.num_ungraded for dataset in datasets)
     table = Table(title="Grading statistics", title_justify="left")
     table.add_column("dataset", overflow="fold")
-    for heading in ("draws", "unique", "graded", "equivalent", "rate", "rate per draw", "items", "prompts", "cost"):
+    headings = [
+        "draws",
+        "unique graded",
+        *(["ungraded"] if some_ungraded else []),
+        "equivalent",
+        "rate",
+        "rate per draw",
+    ]
+    for heading in [*headings, "items", "prompts", "API calls", "cost"]:
         table.add_column(heading, justify="right")
     for dataset in datasets:
         table.add_row(
             Text(dataset.name),
             f"{dataset.num_draws:,}",
-            f"{dataset.num_unique:,}",
             f"{dataset.num_graded:,}",
+            *([f"{dataset.num_ungraded:,}"] if some_ungraded else []),
             f"{dataset.num_equivalent:,}",
             _percent(dataset.equivalence_rate),
             _percent(dataset.draw_equivalence_rate),
             f"{dataset.num_items:,}",
             f"{dataset.num_unique_prompts} of {dataset.num_prompts}",
+            f"{dataset.api_calls:,}",
             "unknown" if dataset.cost_usd is None else f"${dataset.cost_usd:.4f}",
         )
     return table
