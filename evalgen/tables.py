@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
-from rich.text import Text
 
 from evalgen.experiment import Experiment
 from evalgen.records import GradedUnit, SamplingUnit
@@ -17,6 +15,19 @@ from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
 
 log = logging.getLogger(__name__)
+
+# Heading and width. "graded" and "rate" are of distinct completions, "per draw" of all samples.
+COLUMNS = (
+    ("draws", 10),
+    ("graded", 8),
+    ("equivalent", 11),
+    ("rate", 8),
+    ("per draw", 10),
+    ("items", 7),
+    ("prompts", 9),
+    ("calls", 7),
+    ("cost", 10),
+)
 
 
 class Progress:
@@ -62,11 +73,10 @@ class Progress:
 def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics], timings: Timings) -> None:
     """The statistics table, the seconds by stage, and where everything is."""
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)  # a log file has no width of its own; the table needs this much
-    console.print(_statistics_table(datasets))
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings.seconds.items())
     for line in (
+        *statistics_lines(datasets),
+        "",
         f"Seconds by stage: {stages}; total {timings.total_s():.1f} s",
         f"Datasets: {experiment.datasets}",
         f"Samples, verdicts, summary.json: {experiment.directory}",
@@ -74,36 +84,26 @@ def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics],
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _statistics_table(datasets: Sequence[DatasetStatistics]) -> Table:
-    """Per distinct completion as others report it, and beside it per draw."""
-    some_ungraded = any(dataset.num_ungraded for dataset in datasets)
-    table = Table(title="Grading statistics", title_justify="left")
-    table.add_column("dataset", overflow="fold")
-    headings = [
-        "draws",
-        "unique graded",
-        *(["ungraded"] if some_ungraded else []),
-        "equivalent",
-        "rate",
-        "rate per draw",
-    ]
-    for heading in [*headings, "items", "prompts", "API calls", "cost"]:
-        table.add_column(heading, justify="right")
+def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
+    """Each dataset's figures under its name, which is as long as it likes: 80 columns, for any terminal or log."""
+    lines = ["Grading statistics", "".join(heading.rjust(width) for heading, width in COLUMNS)]
     for dataset in datasets:
-        table.add_row(
-            Text(dataset.name),
+        figures = (
             f"{dataset.num_draws:,}",
             f"{dataset.num_graded:,}",
-            *([f"{dataset.num_ungraded:,}"] if some_ungraded else []),
             f"{dataset.num_equivalent:,}",
             _percent(dataset.equivalence_rate),
             _percent(dataset.draw_equivalence_rate),
             f"{dataset.num_items:,}",
-            f"{dataset.num_unique_prompts} of {dataset.num_prompts}",
+            f"{dataset.num_unique_prompts}/{dataset.num_prompts}",
             f"{dataset.api_calls:,}",
             "unknown" if dataset.cost_usd is None else f"${dataset.cost_usd:.4f}",
         )
-    return table
+        lines.append(dataset.name)
+        lines.append("".join(figure.rjust(width) for figure, (_, width) in zip(figures, COLUMNS, strict=True)))
+        if dataset.num_ungraded:
+            lines.append(f"    and {dataset.num_ungraded:,} ungraded; left_out.json says why")
+    return lines
 
 
 def _percent(share: float | None) -> str:
