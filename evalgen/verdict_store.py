@@ -41,6 +41,7 @@ VERDICTS_SCHEMA = pa.schema(
     ]
 )
 JOURNAL = "journal.jsonl"
+SPENT_COLUMNS = ["api_calls", "input_tokens", "output_tokens", "cost_usd"]
 CACHED_COLUMNS = ["key", "verdict", "trimmed_completion", "reasoning"]
 
 
@@ -55,17 +56,32 @@ class VerdictStore:
         self._journal = (directory / JOURNAL).open("a", encoding="utf-8")
         self._rows: dict[str, dict[str, Any]] = {}
 
-    def cached(self, question: Question) -> Verdict | None:
-        """The verdict that an earlier experiment paid for, if there is one."""
+    def known(self, question: Question) -> Verdict | None:
+        """The verdict that this job or an earlier experiment paid for, if there is one."""
+        row = self._rows.get(question.key)
+        if row is not None and row["verdict"] != "ungraded":
+            return verdict_from_row(row)
         return self._cached.get(question.key)
 
     def add(self, answers: Sequence[Answer]) -> None:
-        """Stores verdicts, durable when this returns."""
-        rows = [_row(answer) for answer in answers]
+        """Stores verdicts, durable when this returns.
+
+        A question that was answered twice (two graders at once, or one that died) keeps its first verdict, and what
+        both of them cost.
+        """
+        rows = [self._with_known(_row(answer)) for answer in answers]
         self._journal.writelines(json.dumps(row) + "\n" for row in rows)
         self._journal.flush()
         os.fsync(self._journal.fileno())
         self._rows.update((row["key"], row) for row in rows)
+
+    def _with_known(self, row: dict[str, Any]) -> dict[str, Any]:
+        first = self._rows.get(row["key"])
+        if first is None:
+            return row
+        kept = row if first["verdict"] == "ungraded" else first
+        spent = {name: _sum(first[name], row[name]) for name in SPENT_COLUMNS}
+        return kept | spent | {"from_cache": first["from_cache"] and row["from_cache"]}
 
     def close(self) -> None:
         """Writes `0000.parquet`, sorted by what was asked, and drops the journal, which it replaces."""
@@ -108,6 +124,10 @@ def _row(answer: Answer) -> dict[str, Any]:
         "from_cache": answer.from_cache,
         "graded_at": time.time(),
     }
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second
 
 
 def _read_graded(path: Path) -> Iterable[tuple[str, Verdict]]:

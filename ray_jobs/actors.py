@@ -33,8 +33,8 @@ class StoreActor:
     def save_unit(self, unit_id: str, samples: pa.Table, cost: SamplingCost) -> None:
         save_unit(self._samples, unit_id, samples, cost)
 
-    def cached_verdict(self, question: Question) -> Verdict | None:
-        return self._verdicts.cached(question)
+    def known_verdict(self, question: Question) -> Verdict | None:
+        return self._verdicts.known(question)
 
     def add_answers(self, answers: Sequence[Answer]) -> None:
         self._verdicts.add(answers)
@@ -155,8 +155,8 @@ class _RemoteVerdicts:
     def __init__(self, store: Any) -> None:
         self._store = store
 
-    async def cached(self, question: Question) -> Verdict | None:
-        verdict: Verdict | None = await self._store.cached_verdict.remote(question)
+    async def known(self, question: Question) -> Verdict | None:
+        verdict: Verdict | None = await self._store.known_verdict.remote(question)
         return verdict
 
     async def add(self, answers: Sequence[Answer]) -> None:

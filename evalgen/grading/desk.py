@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from evalgen.grading.claude import ClaudeGrader
@@ -19,8 +20,8 @@ from evalgen.records import Answer, Question, Verdict
 class Verdicts(Protocol):
     """Where verdicts are kept for the whole job; may live in another process."""
 
-    async def cached(self, question: Question) -> Verdict | None:
-        """The verdict that an earlier experiment paid for, if there is one."""
+    async def known(self, question: Question) -> Verdict | None:
+        """The verdict that this job or an earlier experiment paid for, if there is one."""
 
     async def add(self, answers: Sequence[Answer]) -> None:
         """Stores verdicts, durable when this returns."""
@@ -57,12 +58,17 @@ class GradingDesk:
         return await asyncio.shield(self._asked[question.key])
 
     async def _judge(self, question: Question) -> Verdict:
-        cached = await self._verdicts.cached(question)
-        verdict = cached or await self._connected().grade(question)
-        await self._verdicts.add([Answer(question=question, verdict=verdict, from_cache=cached is not None)])
+        known = await self._verdicts.known(question)
+        verdict = _unpaid(known) if known else await self._connected().grade(question)
+        await self._verdicts.add([Answer(question=question, verdict=verdict, from_cache=known is not None)])
         return verdict
 
     def _connected(self) -> ClaudeGrader:
         if self._claude is None:
             self._claude = ClaudeGrader(limiter=self._limiter)
         return self._claude
+
+
+def _unpaid(verdict: Verdict) -> Verdict:
+    """A verdict that is used again: it cost something once, and nothing now."""
+    return replace(verdict, api_calls=0, input_tokens=0, output_tokens=0, cost_usd=0.0)

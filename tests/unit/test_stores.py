@@ -114,32 +114,39 @@ def test_verdicts_come_back_as_they_were(tmp_path: Path) -> None:
     assert pq.read_schema(tmp_path / "0000.parquet").remove_metadata() == VERDICTS_SCHEMA
 
 
-def test_a_question_has_one_row_however_often_it_is_answered(tmp_path: Path) -> None:
-    path = store_of(tmp_path, answer(" b"), answer(" a"), answer(" b", "not_equivalent"))
-    rows = pq.read_table(path).to_pylist()
-    assert [(row["completion"], row["verdict"]) for row in rows] == [(" a", "equivalent"), (" b", "not_equivalent")]
+def test_a_question_answered_twice_keeps_its_first_verdict_and_both_costs(tmp_path: Path) -> None:
+    """Two graders asked at once, or one died after it had stored its verdict."""
+    store = VerdictStore(tmp_path)
+    store.add([answer(" b", api_calls=1, cost_usd=0.5), answer(" a", "ungraded", api_calls=2, cost_usd=0.25)])
+    assert store.known(question(" b")) is not None
+    assert store.known(question(" a")) is None, "what got no verdict is to be asked again"
+    store.add([answer(" b", "not_equivalent", api_calls=1, cost_usd=0.5), answer(" a", api_calls=1, cost_usd=0.25)])
+    store.close()
+    rows = pq.read_table(tmp_path / "0000.parquet").to_pylist()
+    assert [(row["completion"], row["verdict"]) for row in rows] == [(" a", "equivalent"), (" b", "equivalent")]
+    assert [(row["api_calls"], row["cost_usd"]) for row in rows] == [(3, 0.5), (2, 1.0)]
 
 
 def test_the_cache_holds_what_was_graded_and_costs_nothing(tmp_path: Path) -> None:
     earlier = store_of(tmp_path / "1", answer(" a", api_calls=1, cost_usd=0.5), answer(" b", "ungraded", error="e"))
     store = VerdictStore(tmp_path / "2", [earlier])
-    assert store.cached(question(" a")) == Verdict(kind="equivalent")
-    assert store.cached(question(" b")) is None and store.cached(question(" c")) is None
+    assert store.known(question(" a")) == Verdict(kind="equivalent")
+    assert store.known(question(" b")) is None and store.known(question(" c")) is None
     store.close()
 
 
 @pytest.mark.parametrize("changed", ["prompt", "reference", "completion"])
 def test_a_verdict_is_of_one_question_only(changed: str, tmp_path: Path) -> None:
     store = VerdictStore(tmp_path / "2", [store_of(tmp_path / "1", answer(" c"))])
-    assert store.cached(question(" c")) is not None
-    assert store.cached(replace(question(" c"), **{changed: " other"})) is None
+    assert store.known(question(" c")) is not None
+    assert store.known(replace(question(" c"), **{changed: " other"})) is None
     for grader in (
         replace(GRADER, model="anthropic/y"),
         replace(GRADER, instructions="j"),
         replace(GRADER, options={"a": True}),
     ):
-        assert store.cached(replace(question(" c"), grader=grader)) is None
-    assert store.cached(replace(question(" c"), grader=replace(GRADER, options={"a": False, "b": True}))) is not None
+        assert store.known(replace(question(" c"), grader=grader)) is None
+    assert store.known(replace(question(" c"), grader=replace(GRADER, options={"a": False, "b": True}))) is not None
 
 
 def test_unreadable_cache_files_are_passed_over(tmp_path: Path) -> None:
@@ -153,7 +160,7 @@ def test_unreadable_cache_files_are_passed_over(tmp_path: Path) -> None:
     write_parquet(bad["columns"], pa.table({"key": ["x"]}))
     bad["directory"].mkdir()
     store = VerdictStore(tmp_path / "2", [*bad.values(), good, *bad.values()])
-    assert store.cached(question(" a")) is not None
+    assert store.known(question(" a")) is not None
     store.close()
 
 
@@ -162,7 +169,7 @@ def test_a_cache_file_with_other_values_is_passed_over(key: Any, kind: Any, tmp_
     row = {"key": key or question(" a").key, "verdict": kind, "trimmed_completion": None, "reasoning": ""}
     write_parquet(tmp_path / "odd.parquet", pa.Table.from_pylist([row]))
     store = VerdictStore(tmp_path / "2", [tmp_path / "odd.parquet"])
-    assert store.cached(question(" a")) is None
+    assert store.known(question(" a")) is None
 
 
 def test_units_come_back_in_the_order_asked_with_their_costs(tmp_path: Path) -> None:

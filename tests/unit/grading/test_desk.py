@@ -20,12 +20,12 @@ class Memory:
     """Verdicts in a dict, as `evalgen.grading.desk.Verdicts`."""
 
     def __init__(self, *known: tuple[Question, Verdict]) -> None:
-        self.known = {asked.key: verdict for asked, verdict in known}
+        self.stored = {asked.key: verdict for asked, verdict in known}
         self.added: list[Answer] = []
 
-    async def cached(self, question: Question) -> Verdict | None:
+    async def known(self, question: Question) -> Verdict | None:
         await asyncio.sleep(0)
-        return self.known.get(question.key)
+        return self.stored.get(question.key)
 
     async def add(self, answers: Sequence[Answer]) -> None:
         await asyncio.sleep(0)
