@@ -55,7 +55,8 @@ class _Tokens:
     ids: tuple[int, ...]
     as_drawn: bool
     logprob: float | None  # nats, T=1, sum over ids; None where the ids were not drawn
-    logprob_sampling: float | None  # likewise under the sampling law; None also where ids were cut
+    logprob_sampling: float | None  # likewise under the sampling law
+    sample: Sample  # that the ids are of; the most often drawn one where they are not as drawn
 
 
 def assemble(
@@ -127,7 +128,8 @@ def _tokens(
 ) -> _Tokens | None:
     """Ids for `text`: those of the most often drawn sequence that has it, else encoded; None if neither can be."""
     by_ids: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
-    for sample in (sample for judged in merged for sample in judged.completion.samples):
+    samples = [sample for judged in merged for sample in judged.completion.samples]
+    for sample in samples:
         drawn_ids = text_ids(sample.token_ids, sample.finish_reason)
         ids = drawn_ids if sample.completion == text else cut_drawn_ids(tokenizer, drawn_ids, text)
         if ids is not None:
@@ -136,17 +138,18 @@ def _tokens(
         encoded = encode_completion(tokenizer, prompt_ids, prompt, text)
         if encoded is None:
             return None
-        return _Tokens(ids=encoded, as_drawn=False, logprob=None, logprob_sampling=None)
+        most_drawn = max(samples, key=lambda sample: sample.sample_count)
+        return _Tokens(ids=encoded, as_drawn=False, logprob=None, logprob_sampling=None, sample=most_drawn)
     ids, drawn = min(
         by_ids.items(),
         key=lambda item: (-sum(s.sample_count for s in item[1]), min(s.generation_indices[0] for s in item[1])),
     )
-    whole = next((s for s in drawn if s.token_ids == ids), None)
     return _Tokens(
         ids=ids,
         as_drawn=True,
         logprob=sum(drawn[0].token_logprobs[: len(ids)]),
-        logprob_sampling=whole.logprob_sampling if whole else None,
+        logprob_sampling=sum(drawn[0].token_logprobs_sampling[: len(ids)]),
+        sample=drawn[0],
     )
 
 
@@ -156,7 +159,6 @@ def _row(
     first = min(merged, key=lambda judged: judged.completion.generation_idx)
     generation_idx = first.completion.generation_idx
     num_tokens = len(prompt_ids) + len(tokens.ids)
-    most_drawn = max(first.completion.samples, key=lambda sample: sample.sample_count)
     return {
         "id": f"{query.id}_gen_{generation_idx}",
         "prompt_id": query.id,
@@ -169,13 +171,13 @@ def _row(
         "attention_mask": [1] * num_tokens,
         "metadata_json": json.dumps(dict(query.metadata), ensure_ascii=False, sort_keys=True),
         "reference_completion": query.reference,
-        "raw_completion": first.completion.text,
+        "raw_completion": tokens.sample.completion,
         "sample_count": sum(judged.completion.sample_count for judged in merged),
         "num_samples": plan.settings.num_generations,
         "logprob": tokens.logprob,
         "logprob_sampling": tokens.logprob_sampling,
         "tokens_as_drawn": tokens.as_drawn,
-        "finish_reason": most_drawn.finish_reason,
+        "finish_reason": tokens.sample.finish_reason,
         "grader_model": plan.grader.model,
         "grader_reasoning": first.verdict.reasoning,
         "run": plan.checkpoint.run,

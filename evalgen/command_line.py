@@ -51,6 +51,8 @@ def _flag_value(name: str, given: list[str], model: type[BaseSettings]) -> str |
         return [item for value, items in parsed for item in ([value] if items is None else items)]
     if len(given) > 1:
         raise ConfigError(f"--{name}: found {len(given)} values ({' '.join(given)}), expected one")
+    if not given[0].strip():
+        raise ConfigError(f"--{name}: found an empty value (an unset shell variable?)")
     return given[0]
 
 

@@ -65,7 +65,7 @@ class RunConfig(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, description="nucleus sampling; 1 is off")
     top_k: int = Field(0, ge=0, description="sample among the k most probable tokens; 0 is off")
     min_p: float = Field(0.0, ge=0, le=1, description="drop tokens below min_p times the best one; 0 is off")
-    do_sample: bool = Field(True, description="false: one greedy completion per prompt")
+    do_sample: bool = Field(True, description="false: one greedy completion per prompt, which stands for all draws")
     max_new_tokens: int = Field(10, gt=0, description="longest completion, in tokens")
     generation_batch_size: int = Field(
         32, gt=0, description="most prompts in one forward pass; an upper bound, not a tuning duty"

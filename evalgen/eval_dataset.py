@@ -122,16 +122,7 @@ def _load_functions(path: Path) -> list[EvalFunction]:
             if opcode.name not in _OPCODES:
                 raise InputError(f"{path} is not a list of functions (it has a {opcode.name}): not loaded")
         functions = _FunctionsOnly(io.BytesIO(content)).load()
-    except (
-        OSError,
-        pickle.UnpicklingError,
-        EOFError,
-        ValueError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-    ) as error:
+    except _PICKLE_ERRORS as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     if not isinstance(functions, list) or any(function is not eval_accuracy_and_loss for function in functions):
         raise InputError(f"{path} does not hold a list of functions of evalgen: not loaded")

@@ -61,8 +61,8 @@ class Experiment:
         return self.directory / "sampled_eval_datasets"
 
     def earlier_verdicts(self) -> list[Path]:
-        """The verdict files of the other experiments in the output directory."""
-        files = sorted(self.directory.parent.glob("*/verdicts/*.parquet"))
+        """The verdict files of the other experiments in the output directory, journals of stopped ones included."""
+        files = sorted(self.directory.parent.glob("*/verdicts/*"))
         return [file for file in files if file.parent != self.verdicts]
 
     def write_dataset(self, name: str, assembled: AssembledDataset) -> Path:
@@ -94,4 +94,4 @@ class Experiment:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

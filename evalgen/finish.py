@@ -44,8 +44,8 @@ def write_datasets(
         prompts += prompt_statistics(plan, assembled)
         path = experiment.write_dataset(plan.name, assembled)
         log.info("%s: %d rows of %d distinct completions", path, len(assembled.rows), len(assembled.judged))
-        timings.add("load_checkpoints (all replicas)", sum(cost.load_s for cost in costs))
-        timings.add("sample (all replicas)", sum(cost.sample_s for cost in costs))
+        timings.add("load_checkpoints_all_replicas", sum(cost.load_s for cost in costs))
+        timings.add("sample_all_replicas", sum(cost.sample_s for cost in costs))
     return datasets, prompts
 
 

@@ -9,13 +9,15 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 
+from transformers import PreTrainedTokenizerBase
+
 from evalgen.config import JobConfig, RunConfig
 from evalgen.errors import ConfigError, InputError
 from evalgen.grading.grader_config import load_grader
 from evalgen.queries import collect_queries
 from evalgen.records import Checkpoint, GraderSpec, Query, Question
-from evalgen.runs import find_inner_runs, num_embeddings
-from evalgen.tokenization import check_vocabulary, load_tokenizer
+from evalgen.runs import find_inner_runs, model_size
+from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +52,14 @@ def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:
                 "output_dataset_prefix %r lacks the word 'sampled', by which downstream tools select datasets",
                 settings.output_dataset_prefix,
             )
+        runs = find_inner_runs(settings.data_model_path, settings.checkpoint_patterns)
+        queries_of_runs = [
+            collect_queries(settings.query_json_path, run.eval_datasets, settings.extract_from_eval_datasets)
+            for run in runs
+        ]
+        # The key last: who has none should not have to fetch one to learn that a path was wrong.
         grader = load_grader(settings.grader_model, settings.grader_config_path)
-        for run in find_inner_runs(settings.data_model_path, settings.checkpoint_patterns):
-            queries = collect_queries(settings.query_json_path, run.eval_datasets, settings.extract_from_eval_datasets)
+        for run, queries in zip(runs, queries_of_runs, strict=True):
             for checkpoint in run.checkpoints:
                 name = f"{settings.output_dataset_prefix}_{checkpoint.name}"
                 found.append(
@@ -65,9 +72,21 @@ def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:
 def _check_tokenizers(plans: list[DatasetPlan]) -> None:
     tokenizers = {path: load_tokenizer(path) for path in sorted({p.checkpoint.tokenizer_path for p in plans})}
     for plan in plans:
-        embeddings = num_embeddings(plan.checkpoint)
-        if embeddings is not None:
-            check_vocabulary(tokenizers[plan.checkpoint.tokenizer_path], embeddings, plan.checkpoint)
+        size, tokenizer = model_size(plan.checkpoint), tokenizers[plan.checkpoint.tokenizer_path]
+        if size.vocabulary is not None:
+            check_vocabulary(tokenizer, size.vocabulary, plan.checkpoint)
+        if size.positions is not None:
+            _check_lengths(plan, tokenizer, size.positions)
+
+
+def _check_lengths(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase, positions: int) -> None:
+    for query in plan.queries:
+        length = len(encode_prompt(tokenizer, query.prompt)) + plan.settings.max_new_tokens
+        if length > positions:
+            raise InputError(
+                f"prompt {query.id!r} and --max_new_tokens are {length} tokens together, and checkpoint "
+                f"{plan.checkpoint.path} takes {positions}; shorten one of them"
+            )
 
 
 def _with_unique_names(plans: list[DatasetPlan]) -> tuple[DatasetPlan, ...]:

@@ -25,6 +25,8 @@ class JobLog:
         self._memory = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
         self._terminal = logging.StreamHandler(sys.stderr)
         self._terminal.setLevel(logging.WARNING)
+        # An error ends the job, and is the last line of it: the driver prints that one.
+        self._terminal.addFilter(lambda record: record.levelno < logging.ERROR)
         self._terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         self._file: logging.FileHandler | None = None
         self._handlers: Sequence[logging.Handler] = (self._memory, self._terminal)
@@ -47,7 +49,9 @@ class JobLog:
     def __enter__(self) -> JobLog:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is not None:
+            self._logger.error("%s", error or type(error).__name__)
         for handler in (*self._handlers, *([self._file] if self._file else [])):
             self._logger.removeHandler(handler)
             handler.close()

@@ -84,6 +84,8 @@ def _from_json(path: Path) -> list[Query]:
         first = error.errors()[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
         raise InputError(f"query_json_path: {path}: queries{where}: {first['msg'].lower()}") from None
+    if not entries:
+        raise InputError(f"query_json_path: {path} has no queries")
     return [_from_entry(entry, path) for entry in entries]
 
 

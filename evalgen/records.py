@@ -61,6 +61,7 @@ class SampledSequence:
     token_logprobs: tuple[float, ...]  # same length as token_ids
     logprob: float
     logprob_sampling: float
+    token_logprobs_sampling: tuple[float, ...]  # same length as token_ids
     generation_indices: tuple[int, ...]  # ascending
     finish_reason: FinishReason
 

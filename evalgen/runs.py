@@ -37,6 +37,8 @@ def find_inner_runs(data_model_path: str, patterns: tuple[str, ...]) -> tuple[In
     path = Path(data_model_path)
     if not path.exists():
         return (_hub_checkpoint(data_model_path),)
+    if (path / "sampled_eval_datasets").is_dir():
+        raise InputError(f"{path} is an experiment that evalgen wrote; give the fine-tuning run that it sampled")
     if (path / "config.json").is_file():
         return (_plain_checkpoint(path),)
     if (path / "all_docs_runs").is_dir():
@@ -122,8 +124,16 @@ def _check_whole(file: Path) -> None:
         raise InputError(f"weights {file} are damaged or not whole: {error}; copy the checkpoint again") from None
 
 
-def num_embeddings(checkpoint: Checkpoint) -> int | None:
-    """The model's vocabulary size by its config; None where the config does not say.
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """What a checkpoint's config says of the ids and lengths it takes; None where it does not say."""
+
+    vocabulary: int | None
+    positions: int | None
+
+
+def model_size(checkpoint: Checkpoint) -> ModelSize:
+    """Reads the checkpoint's config.
 
     Raises:
         InputError: the config is unreadable, or of a model that transformers does not know.
@@ -131,12 +141,13 @@ def num_embeddings(checkpoint: Checkpoint) -> int | None:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False).get_text_config()
     except Exception as error:  # by what is wrong: OSError, ValueError, KeyError, TypeError, validation errors
         reason = " ".join(str(error).split())
         raise InputError(f"checkpoint {checkpoint.path} has no usable config.json: {reason}") from None
-    size = getattr(config.get_text_config(), "vocab_size", None)
-    return size if isinstance(size, int) else None
+    sizes = (getattr(config, name, None) for name in ("vocab_size", "max_position_embeddings"))
+    vocabulary, positions = (size if isinstance(size, int) else None for size in sizes)
+    return ModelSize(vocabulary=vocabulary, positions=positions)
 
 
 def _hub_checkpoint(name: str) -> InnerRun:

@@ -26,6 +26,7 @@ SAMPLES_SCHEMA = pa.schema(
         ("sample_count", pa.int64()),
         ("generation_indices", pa.list_(pa.int32())),
         ("finish_reason", pa.string()),
+        ("token_logprobs_sampling", pa.list_(pa.float32())),  # nats, under the sampling law
     ]
 )
 
@@ -40,6 +41,7 @@ class Sample:
     token_logprobs: tuple[float, ...]
     logprob: float
     logprob_sampling: float
+    token_logprobs_sampling: tuple[float, ...]
     generation_indices: tuple[int, ...]  # ascending
     finish_reason: FinishReason
 
@@ -87,6 +89,7 @@ def samples_table(
             "token_logprobs": sequence.token_logprobs,
             "logprob": sequence.logprob,
             "logprob_sampling": sequence.logprob_sampling,
+            "token_logprobs_sampling": sequence.token_logprobs_sampling,
             "sample_count": len(sequence.generation_indices),
             "generation_indices": sequence.generation_indices,
             "finish_reason": sequence.finish_reason,
@@ -106,6 +109,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
             token_logprobs=tuple(row["token_logprobs"]),
             logprob=row["logprob"],
             logprob_sampling=row["logprob_sampling"],
+            token_logprobs_sampling=tuple(row["token_logprobs_sampling"]),
             generation_indices=tuple(row["generation_indices"]),
             finish_reason=row["finish_reason"],
         )
@@ -141,6 +145,7 @@ def _united(equal: list[Sample]) -> Sample:
         token_logprobs=first.token_logprobs,
         logprob=first.logprob,
         logprob_sampling=first.logprob_sampling,
+        token_logprobs_sampling=first.token_logprobs_sampling,
         generation_indices=tuple(sorted(g for sample in equal for g in sample.generation_indices)),
         finish_reason=first.finish_reason,
     )

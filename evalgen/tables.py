@@ -40,7 +40,7 @@ class Progress:
             TextColumn("sampling and grading"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("units, {task.fields[draws]:,} draws, {task.fields[asked]:,} distinct completions graded"),
+            TextColumn("parts, {task.fields[draws]:,} draws, {task.fields[asked]:,} graded"),
             TimeElapsedColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -62,7 +62,7 @@ class Progress:
         self._asked += unit.num_questions
         self._bar.update(self._task, completed=self._done, draws=self._draws, asked=self._asked)
         line = (
-            f"{self._done} of {len(self._num_draws)} units: {unit.dataset}: {unit.num_questions} distinct completions, "
+            f"{self._done} of {len(self._num_draws)} parts: {unit.dataset}: {unit.num_questions} distinct completions, "
             f"{unit.num_equivalent} equivalent, {unit.num_ungraded} ungraded"
         )
         log.info("%s", line)

@@ -5,6 +5,7 @@ The journal is what survives a kill; `verdicts/0000.parquet` is what people and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -49,7 +50,7 @@ class VerdictStore:
     """The verdicts of one experiment, and the ones of earlier experiments that may be used again."""
 
     def __init__(self, directory: Path, earlier: Iterable[Path] = ()) -> None:
-        """`earlier` are `verdicts/*.parquet` files of other experiments; unreadable ones are passed over."""
+        """`earlier` are files of other experiments' `verdicts/`; unreadable ones are passed over."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._cached = {key: verdict for path in earlier for key, verdict in _read_graded(path)}
@@ -132,9 +133,19 @@ def _sum(first: float | None, second: float | None) -> float | None:
 
 def _read_graded(path: Path) -> Iterable[tuple[str, Verdict]]:
     try:
-        rows = pq.read_table(path, columns=CACHED_COLUMNS).to_pylist()
-    except (OSError, pa.ArrowException, KeyError):
+        rows = _read_journal(path) if path.name == JOURNAL else pq.read_table(path, columns=CACHED_COLUMNS).to_pylist()
+    except (OSError, ValueError, pa.ArrowException, KeyError):
         return  # another job's file, perhaps half copied: a cache may miss, it may not fail
     for row in rows:
         if isinstance(row["key"], str) and row["verdict"] in ("equivalent", "not_equivalent"):
             yield row["key"], verdict_from_row(row)
+
+
+def _read_journal(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a stopped job's journal; a kill may have cut the last one."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            row = json.loads(line)
+            rows.append({name: row[name] for name in CACHED_COLUMNS})
+    return rows

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
+
+log = logging.getLogger(__name__)
 
 
 def log_to_wandb(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
     """One run, named as the experiment: each dataset's figures and the timings. WANDB_MODE=offline needs no network."""
     import wandb
 
+    try:
+        _log(wandb, config, experiment, summary)
+    except Exception as error:  # of any kind: the job is done and written, and must not seem to have failed
+        reason = " ".join(str(error).split())
+        log.warning(
+            "not logged to wandb (%s: %s); everything is in %s", type(error).__name__, reason, experiment.directory
+        )
+
+
+def _log(wandb: Any, config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
     with wandb.init(
         project=config.wandb_project,
         name=experiment.directory.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,8 +14,10 @@ import pyarrow as pa
 import ray
 from pydantic import SecretStr
 
-from evalgen.errors import EvalgenError
+from evalgen.config import JobConfig
+from evalgen.errors import EvalgenError, JobStopped
 from evalgen.grading.desk import GradingDesk
+from evalgen.grading.grader_config import CLAUDE_PREFIX
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.records import Answer, GraderSpec, Question, SamplingUnit, Verdict
 from evalgen.unit_store import SamplingCost, save_unit
@@ -29,6 +32,12 @@ class StoreActor:
         self._samples = samples
         self._verdicts = VerdictStore(verdicts, earlier_verdicts)
         self._failure: str | None = None
+        self._attempts: Counter[str] = Counter()
+
+    def begin_unit(self, unit_id: str) -> int:
+        """Counts the times that the unit was begun, this one included: Ray itself retries without end."""
+        self._attempts[unit_id] += 1
+        return self._attempts[unit_id]
 
     def save_unit(self, unit_id: str, samples: pa.Table, cost: SamplingCost) -> None:
         save_unit(self._samples, unit_id, samples, cost)
@@ -63,7 +72,7 @@ class SamplingActor:
 
         from evalgen.sampling.replica import Replica
 
-        torch.set_num_threads(num_threads)  # Ray sets OMP_NUM_THREADS to 1
+        torch.set_num_threads(min(num_threads, os.cpu_count() or 1))  # Ray sets OMP_NUM_THREADS to 1
         self._store = store
         self._replica = Replica(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -71,6 +80,11 @@ class SamplingActor:
         (row,) = batch.to_pylist()
         unit = SamplingUnit.from_row(row)
         try:
+            if ray.get(self._store.begin_unit.remote(unit.id)) > MAX_ATTEMPTS:
+                raise JobStopped(
+                    f"sampling {len(unit.queries)} prompts of checkpoint {unit.checkpoint.path} ended its process "
+                    f"{MAX_ATTEMPTS} times; was it out of memory? Give fewer --num_replicas, or see the Ray dashboard"
+                )
             samples, cost = self._replica.sample(unit)
         except Exception as error:  # whatever it is, it ends the job: the driver is to say why in one line
             ray.get(self._store.note_failure.remote(_in_one_line(error)))
@@ -79,6 +93,7 @@ class SamplingActor:
         return questions_table(unit, samples, row["grader"])
 
 
+MAX_ATTEMPTS = 3  # of a unit whose process dies
 QUESTIONS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("unit_id", "dataset", "grader", "prompt", "reference", "completion")]
 )
@@ -107,11 +122,11 @@ def questions_table(unit: SamplingUnit, samples: pa.Table, grader: str) -> pa.Ta
 class GradingActor:
     """Ray Data UDF, asynchronous: questions in, verdict kinds out. Verdicts are stored as they arrive."""
 
-    def __init__(self, store: Any, limiter: Any, environment: Mapping[str, SecretStr]) -> None:
+    def __init__(self, store: Any, limiter: Any, max_connections: int, environment: Mapping[str, SecretStr]) -> None:
         # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
         self._store = store
-        self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter))
+        self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
@@ -144,8 +159,13 @@ def grader_to_json(grader: GraderSpec) -> str:
     return json.dumps(asdict(grader), sort_keys=True)
 
 
-def grader_environment() -> dict[str, SecretStr]:
-    """The variables that the SDK reads, from this process; hidden, so that no log or dashboard can show them."""
+def grader_environment(config: JobConfig) -> dict[str, SecretStr]:
+    """The variables that the SDK reads, from this process; hidden, so that no log or dashboard can show them.
+
+    Nothing where no grader of the job needs them.
+    """
+    if not any(run.grader_model.startswith(CLAUDE_PREFIX) for run in config.run_configs()):
+        return {}
     return {name: SecretStr(value) for name, value in os.environ.items() if name.startswith("ANTHROPIC_")}
 
 

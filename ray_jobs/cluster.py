@@ -24,7 +24,7 @@ def ray_session(timings: Timings) -> Iterator[None]:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         context.execution_no_progress_timeout_s = -1  # a unit of a large model, or an overloaded judge, may take hours
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we say why it stopped, in one line
     log.info("ray %s, resources %s", ray.__version__, ray.cluster_resources())
     try:
         yield

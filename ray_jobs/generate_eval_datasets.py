@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EvalgenError as error:
         return _fail(error, exit_code=1)
     except KeyboardInterrupt:
-        return _fail("interrupted", exit_code=130)
+        return _fail("interrupted; what was paid for is in the journal, and the next job reuses it", exit_code=130)
     return 0
 
 
@@ -79,9 +79,9 @@ def run_job(config: JobConfig) -> Experiment:
             datasets, prompts = write_datasets(experiment, plans, units, timings)
         job_summary = summary(datasets, prompts, timings.seconds | {"total": timings.total_s()})
         experiment.write_summary(config, job_summary)
+        print_results(experiment, datasets, timings)
         if config.logging_type == "wandb":
             log_to_wandb(config, experiment, job_summary)
-        print_results(experiment, datasets, timings)
     return experiment
 
 

@@ -12,6 +12,8 @@ is no shuffle and no barrier: the first completion is graded while others are st
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -35,13 +37,19 @@ from ray_jobs.actors import (
 )
 from ray_jobs.cluster import num_cpus, num_gpus
 
+log = logging.getLogger("evalgen.pipeline")
+
 CONNECTIONS_PER_GRADING_ACTOR = 100
 UNITS_IN_FLIGHT_PER_GRADING_ACTOR = 16  # so that a slow answer in one unit does not hold up the next
 
 
 def choose_num_replicas(config: JobConfig) -> int:
-    """As many as asked for; else one per GPU of the cluster, and one on a machine without."""
-    return config.num_replicas or num_gpus() or 1
+    """As many as asked for, at most one per GPU; by default one per GPU, and one on a machine without."""
+    gpus = num_gpus()
+    if config.num_replicas and gpus and config.num_replicas > gpus:
+        log.warning("num_replicas: %d asked for, but the cluster has %d GPUs: %d", config.num_replicas, gpus, gpus)
+        return gpus
+    return config.num_replicas or gpus or 1
 
 
 def sample_and_grade(
@@ -61,24 +69,33 @@ def sample_and_grade(
     store = _on_this_node(StoreActor, f"evalgen_store_{job_id}").remote(
         experiment.samples.resolve(), experiment.verdicts.resolve(), earlier
     )
-    limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}").remote(
+    num_graders = -(-config.max_connections // CONNECTIONS_PER_GRADING_ACTOR)
+    # Every question at work may wait in the limiter; with fewer places than that, nobody could return a lease.
+    places = num_graders * config.max_connections + num_graders
+    limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}", max_concurrency=places).remote(
         requests_per_minute=config.requests_per_minute, max_connections=config.max_connections
     )
     rows = [unit.to_row() | {"grader": grader_to_json(graders[unit.dataset])} for unit in units]
     try:
-        for batch in _pipeline(config, rows, store, limiter, num_replicas).iter_batches(
+        for batch in _pipeline(config, rows, store, limiter, num_replicas, num_graders).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
             yield from _graded_units(batch)
         ray.get(store.close.remote())
     except RayError as error:
-        raise JobStopped(_reason(store, error)) from error
+        reason = _reason(store, error)
+        _close(store)
+        raise JobStopped(reason) from error
 
 
 def _pipeline(
-    config: JobConfig, rows: Sequence[Mapping[str, Any]], store: Any, limiter: Any, num_replicas: int
+    config: JobConfig,
+    rows: Sequence[Mapping[str, Any]],
+    store: Any,
+    limiter: Any,
+    num_replicas: int,
+    num_graders: int,
 ) -> Dataset:
-    num_grading_actors = -(-config.max_connections // CONNECTIONS_PER_GRADING_ACTOR)
     questions = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
         SamplingActor,
         fn_constructor_kwargs={"store": store, "num_threads": max(1, num_cpus() // num_replicas)},
@@ -91,12 +108,15 @@ def _pipeline(
     )
     return questions.map_batches(
         GradingActor,
-        fn_constructor_kwargs={"store": store, "limiter": limiter, "environment": grader_environment()},
+        fn_constructor_kwargs={
+            "store": store,
+            "limiter": limiter,
+            "max_connections": config.max_connections,
+            "environment": grader_environment(config),
+        },
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(
-            size=num_grading_actors, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR
-        ),
+        compute=ActorPoolStrategy(size=num_graders, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR),
         num_cpus=0,
     )
 
@@ -115,10 +135,16 @@ def _graded_units(batch: pa.Table) -> Iterator[GradedUnit]:
         )
 
 
-def _on_this_node(actor_class: Any, name: str) -> Any:
+def _on_this_node(actor_class: Any, name: str, **options: Any) -> Any:
     node = ray.get_runtime_context().get_node_id()
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    return actor_class.options(name=name, scheduling_strategy=strategy)
+    return actor_class.options(name=name, scheduling_strategy=strategy, **options)
+
+
+def _close(store: Any) -> None:
+    """Leaves the verdicts that were paid for in one file; if that fails too, their journal is there."""
+    with contextlib.suppress(RayError):
+        ray.get(store.close.remote())
 
 
 def _reason(store: Any, error: RayError) -> str:

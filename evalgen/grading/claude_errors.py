@@ -61,7 +61,7 @@ def unavailable(error: anthropic.AnthropicError, model: str) -> GraderUnavailabl
     if isinstance(error, anthropic.APIStatusError) and _is_billing(error):
         return GraderUnavailable(
             f"the account cannot be billed for more requests: {describe(error)}. "
-            "Raise the limit or add credit in the Claude Console, then resume the job"
+            "Raise the limit or add credit in the Claude Console, then run the job again: what was paid for is reused"
         )
     return None
 

@@ -30,9 +30,11 @@ class Verdicts(Protocol):
 class GradingDesk:
     """One per grading process; its questions run concurrently, as far as the limiter lets them."""
 
-    def __init__(self, verdicts: Verdicts, limiter: RequestLimiter) -> None:
+    def __init__(self, verdicts: Verdicts, limiter: RequestLimiter, max_connections: int) -> None:
+        """No more than `max_connections` questions are at work at once: the rest wait here, not in the limiter."""
         self._verdicts = verdicts
         self._limiter = limiter
+        self._at_work = asyncio.Semaphore(max_connections)
         self._claude: ClaudeGrader | None = None
         self._asked: dict[str, asyncio.Task[Verdict]] = {}  # answered or in flight, by question key
 
@@ -58,9 +60,10 @@ class GradingDesk:
         return await asyncio.shield(self._asked[question.key])
 
     async def _judge(self, question: Question) -> Verdict:
-        known = await self._verdicts.known(question)
-        verdict = _unpaid(known) if known else await self._connected().grade(question)
-        await self._verdicts.add([Answer(question=question, verdict=verdict, from_cache=known is not None)])
+        async with self._at_work:
+            known = await self._verdicts.known(question)
+            verdict = _unpaid(known) if known else await self._connected().grade(question)
+            await self._verdicts.add([Answer(question=question, verdict=verdict, from_cache=known is not None)])
         return verdict
 
     def _connected(self) -> ClaudeGrader:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evalgen.errors import ConfigError
+from evalgen.errors import ConfigError, GraderUnavailable
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
 from evalgen.records import GraderSpec
@@ -58,6 +58,12 @@ def _check_model(model: str) -> None:
             f"ANTHROPIC_API_KEY is not set, and {model} needs it; export the key, "
             f"or choose a free grader with --grader_model: {', '.join(OFFLINE_GRADERS)}"
         )
+    from evalgen.grading.claude import connect  # here: the SDK takes a second to import, and offline jobs need none
+
+    try:
+        connect(request_timeout_s=1.0)  # sends nothing
+    except GraderUnavailable as error:
+        raise ConfigError(str(error)) from None
 
 
 def _read(path: Path) -> _GraderFile:

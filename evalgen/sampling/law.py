@@ -17,6 +17,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
+from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
 
 
@@ -32,8 +33,13 @@ def next_token(logits: Tensor, law: SamplingLaw, vocabulary_size: int) -> NextTo
     """The next token's distribution at each row of `logits` (N, V).
 
     Ids from `vocabulary_size` on, which the tokenizer lacks, have probability 0 under the law.
+
+    Raises:
+        InputError: the logits are NaN or infinite.
     """
     logits = logits.float()
+    if not logits.logsumexp(-1).isfinite().all():
+        raise InputError("the model's logits are not finite: it has diverged, or overflows; try another --dtype")
     drawable = logits.clone()
     drawable[:, vocabulary_size:] = -torch.inf
     if law.do_sample:

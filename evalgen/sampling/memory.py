@@ -7,6 +7,7 @@ import torch
 from transformers import Cache
 
 SHARE_OF_FREE_DEVICE_MEMORY = 0.6  # the rest is for logits, activations and the allocator's gaps
+BYTES_PER_LOGIT = 50  # its float32 and float64 copies while the next tokens are drawn
 SHARE_OF_FREE_HOST_MEMORY = 0.2  # other processes live there too
 
 

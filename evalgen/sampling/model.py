@@ -38,7 +38,6 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> Load
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             dtype=TORCH_DTYPES[dtype],
-            device_map={"": device} if device.type == "cuda" else None,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -51,6 +50,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> Load
     if wanting:
         raise InputError(f"checkpoint {checkpoint.path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
     model.train(False)
+    model.to(device)
     tokenizer = load_tokenizer(checkpoint.tokenizer_path)
     num_embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     return LoadedModel(

@@ -63,6 +63,7 @@ def _sequence(leaves: list[Leaf], tokens: tuple[int, ...], prompt_id: str) -> Sa
         token_logprobs=tuple(n.logprob for n in path),
         logprob=sum(n.logprob for n in path),
         logprob_sampling=sum(n.law_logprob for n in path),
+        token_logprobs_sampling=tuple(n.law_logprob for n in path),
         generation_indices=tuple(draws.tolist()),
         finish_reason=leaves[0].finish_reason,
     )
@@ -78,6 +79,17 @@ def _path(node: Node) -> list[Node]:
 
 
 def distinct_prefixes(sequences: Iterable[SampledSequence]) -> int:
-    """How many distinct prefixes some draw leaves: the fewest model evaluations any exact sampler can do."""
-    left = {(s.prompt_id, s.token_ids[:depth]) for s in sequences for depth in range(len(s.token_ids))}
-    return len(left)
+    """How many distinct prefixes some draw leaves: the fewest model evaluations any exact sampler can do.
+
+    In sorted order, sequences that share a prefix stand together: each adds what it does not share with the one before.
+    """
+    count = 0
+    before: tuple[str, tuple[int, ...]] = ("", ())
+    for prompt_id, ids in sorted((s.prompt_id, s.token_ids) for s in sequences):
+        shared = 0  # prefixes that the sequence before left too, the empty one included
+        if before[0] == prompt_id and before[1]:
+            equal = next((n for n, (x, y) in enumerate(zip(before[1], ids, strict=False)) if x != y), None)
+            shared = min(len(ids), len(before[1]), len(ids) if equal is None else equal + 1)
+        count += len(ids) - shared
+        before = (prompt_id, ids)
+    return count

@@ -8,14 +8,12 @@ import time
 import pyarrow as pa
 import torch
 
-from evalgen.errors import InputError
 from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.samples import samples_table
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.model import LoadedModel, load_model
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
-from evalgen.tokenization import encode_prompt
 from evalgen.unit_store import SamplingCost
 
 log = logging.getLogger(__name__)
@@ -36,7 +34,6 @@ class Replica:
         start = time.perf_counter()
         loaded = self._hold(unit.checkpoint, unit.dtype)
         ready = time.perf_counter()
-        _check_lengths(loaded, unit)
         result = SAMPLERS[unit.sampler](loaded, unit)
         table = samples_table(unit, result.sequences, loaded.tokenizer)
         num_prefixes = distinct_prefixes(result.sequences)
@@ -57,16 +54,3 @@ class Replica:
             self._loaded = load_model(checkpoint, dtype, self._device)
             self._held = (checkpoint, dtype)
         return self._loaded
-
-
-def _check_lengths(loaded: LoadedModel, unit: SamplingUnit) -> None:
-    positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(positions, int):
-        return
-    for query in unit.queries:
-        length = len(encode_prompt(loaded.tokenizer, query.prompt)) + unit.law.max_new_tokens
-        if length > positions:
-            raise InputError(
-                f"prompt {query.id!r} and max_new_tokens are {length} tokens together, and checkpoint "
-                f"{unit.checkpoint.path} has {positions} positions; shorten one of them"
-            )

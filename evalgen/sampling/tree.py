@@ -25,7 +25,7 @@ from transformers import Cache
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import NextToken, next_token, pick
-from evalgen.sampling.memory import cache_budget_bytes, cache_bytes
+from evalgen.sampling.memory import BYTES_PER_LOGIT, cache_budget_bytes, cache_bytes
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Leaf, Node, SamplingResult, sequences_of
 from evalgen.tokenization import encode_prompt
@@ -110,7 +110,7 @@ class _TreeSampler:
         distribution = next_token(logits, self._unit.law, self._loaded.vocabulary_size)
         tokens = self._pick_tokens(waiting.nodes, distribution)
         self._evaluations += len(waiting.nodes)
-        self._max_nodes = self._slice_size(cache, len(waiting.nodes))
+        self._max_nodes = self._slice_size(cache, *logits.shape)
         children, rows, leaves = [], [], []
         for row, child in self._split(waiting.nodes, tokens, distribution):
             if child.token in self._loaded.eos_ids:
@@ -187,10 +187,10 @@ class _TreeSampler:
             for (row, token), logprob, law_logprob in zip(branches, logprobs, law_logprobs, strict=True)
         ]
 
-    def _slice_size(self, cache: Cache, num_nodes: int) -> int:
-        """Most nodes a slice may have: a stack holds the cache of one slice for every depth, plus the one at work."""
-        bytes_per_node = max(1, cache_bytes(cache) // num_nodes)
-        return max(1, self._budget_bytes // (bytes_per_node * (self._unit.law.max_new_tokens + 1)))
+    def _slice_size(self, cache: Cache, num_nodes: int, vocabulary_size: int) -> int:
+        """Most nodes a slice may have: the stack holds the cache of one slice for every depth, plus the one at work."""
+        caches = cache_bytes(cache) // num_nodes * (self._unit.law.max_new_tokens + 1)
+        return max(1, self._budget_bytes // (caches + vocabulary_size * BYTES_PER_LOGIT))
 
     def _note_out_of_memory(self, num_nodes: int) -> None:
         self._halvings += 1

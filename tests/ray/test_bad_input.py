@@ -87,6 +87,7 @@ MISTAKES: dict[str, tuple[Callable[[Case], None], str]] = {
         "duplicate query id 'a'",
     ),
     "checkpoint without weights": (remove_weights, "has no weights"),
+    "prompt and completion too long": (arguments(max_new_tokens=100_000), "shorten one of them"),
     "cut weights": (cut_weights, "damaged or not whole"),
     "tokenizer that does not fit": (shrink_vocabulary, "does not fit checkpoint"),
     "wandb without a project": (arguments(logging_type="wandb"), "--wandb_project"),

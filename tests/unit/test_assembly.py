@@ -53,6 +53,7 @@ def drawn(
         token_logprobs=logprobs,
         logprob=sum(logprobs),
         logprob_sampling=sum(logprobs) / 2,
+        token_logprobs_sampling=tuple(p / 2 for p in logprobs),
         generation_indices=tuple(draws),
         finish_reason=reason,
     )

@@ -27,7 +27,7 @@ LIMITED = settings(
         ("null", "list"),
         ({"query": []}, 'expected a list or {"queries"'),
         ({"queries": 1}, "list"),
-        ([], "no queries left"),
+        ([], "has no queries"),
         ([1], r"queries\[0\]"),
         ([GOOD, {"id": "2"}], r"queries\[1\].prompt: field required"),
         ([{**GOOD, "id": 5}], r"queries\[0\].id"),

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from evalgen.errors import InputError
-from evalgen.runs import checkpoint_order, find_inner_runs, num_embeddings
+from evalgen.runs import checkpoint_order, find_inner_runs, model_size
 from tests.unit.tiny import INNER_RUN
 
 NAMES = ["checkpoint_start", "checkpoint_e1_s9", "checkpoint_e1_s42", "checkpoint_e2_s100", "checkpoint_best"]
@@ -137,7 +137,7 @@ def test_a_config_that_is_no_configuration_is_an_input_error(content: bytes, tmp
     (path / "config.json").write_bytes(content)
     (run,) = find_inner_runs(str(path), ("*",))
     with pytest.raises(InputError, match=r"no usable config\.json"):
-        num_embeddings(run.checkpoints[0])
+        model_size(run.checkpoints[0])
 
 
 def test_inner_runs_are_told_apart_by_their_codes_and_else_by_their_names(tmp_path: Path) -> None:

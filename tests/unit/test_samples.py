@@ -5,11 +5,14 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from evalgen.records import FinishReason, SampledSequence
 from evalgen.samples import SAMPLES_SCHEMA, Sample, distinct_completions, samples_of, samples_table, text_ids
 from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
 from evalgen.tokenization import decode
 from tests.unit.tiny import EOS, law, query, unit_of
@@ -28,6 +31,7 @@ COLUMNS = {
     "sample_count": pa.int64(),
     "generation_indices": pa.list_(pa.int32()),
     "finish_reason": pa.string(),
+    "token_logprobs_sampling": pa.list_(pa.float32()),  # ours, behind those of the contract
 }
 
 
@@ -40,6 +44,7 @@ def sequence(
         token_logprobs=(-0.5,) * len(ids),
         logprob=-0.5 * len(ids),
         logprob_sampling=-0.25 * len(ids),
+        token_logprobs_sampling=(-0.25,) * len(ids),
         generation_indices=tuple(draws),
         finish_reason=reason,
     )
@@ -122,3 +127,11 @@ def test_units_with_parts_of_the_draws_unite(tiny: LoadedModel) -> None:
     assert [sorted(s.generation_indices for s in c.samples) for c in found] == [
         sorted(s.generation_indices for s in c.samples) for c in expected
     ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(drawn=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=12), data=st.data())
+def test_distinct_prefixes_are_those_of_the_definition(drawn: list[list[int]], data: st.DataObject) -> None:
+    sequences = [sequence(ids, [0], prompt_id=data.draw(st.sampled_from("pq"))) for ids in drawn]
+    expected = {(s.prompt_id, s.token_ids[:depth]) for s in sequences for depth in range(len(s.token_ids))}
+    assert distinct_prefixes(sequences) == len(expected)

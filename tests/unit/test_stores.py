@@ -186,3 +186,13 @@ def test_storing_a_unit_twice_changes_nothing(tmp_path: Path) -> None:
     before = (tmp_path / "a.parquet").read_bytes()
     save_unit(tmp_path, "a", pa.table({"x": [1]}), COST)
     assert (tmp_path / "a.parquet").read_bytes() == before
+
+
+def test_the_journal_of_a_stopped_job_is_reused_up_to_its_torn_line(tmp_path: Path) -> None:
+    stopped = VerdictStore(tmp_path / "1")
+    stopped.add([answer(" a", api_calls=1), answer(" b", "ungraded", error="e"), answer(" c", api_calls=1)])
+    journal = tmp_path / "1" / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    store = VerdictStore(tmp_path / "2", [journal])
+    assert store.known(question(" a")) == Verdict(kind="equivalent")
+    assert store.known(question(" b")) is None and store.known(question(" c")) is None

@@ -47,7 +47,7 @@ def run(memory: Memory, *batches: Sequence[Question]) -> list[list[Verdict]]:
     """The batches graded at one desk, all at once."""
 
     async def grade() -> list[list[Verdict]]:
-        desk = GradingDesk(memory, unlimited())
+        desk = GradingDesk(memory, unlimited(), max_connections=10)
         return await asyncio.gather(*map(desk.grade, batches))
 
     return asyncio.run(grade())
@@ -65,7 +65,7 @@ def test_equal_questions_in_flight_are_asked_once(api: MessagesApi) -> None:
 
 def test_a_question_answered_before_is_not_asked_again(api: MessagesApi) -> None:
     async def twice() -> list[list[Verdict]]:
-        desk = GradingDesk(Memory(), unlimited())
+        desk = GradingDesk(Memory(), unlimited(), max_connections=10)
         return [await desk.grade([question()]), await desk.grade([question()])]
 
     first, second = asyncio.run(twice())
@@ -99,7 +99,7 @@ def test_an_ungraded_question_is_stored_as_such_and_the_others_are_graded(api: M
     api.script(*[messages_api.message("not JSON")] * 2)  # for the first question, twice
 
     async def one_after_the_other(memory: Memory) -> list[Verdict]:
-        desk = GradingDesk(memory, unlimited())
+        desk = GradingDesk(memory, unlimited(), max_connections=10)
         return [*await desk.grade([question(" a")]), *await desk.grade([question(" Grace Miller")])]
 
     memory = Memory()
@@ -125,7 +125,7 @@ def test_a_caller_that_is_cancelled_does_not_take_the_answer_from_another() -> N
         return honest_judge(of)
 
     async def scenario(memory: Memory) -> list[Verdict]:
-        desk = GradingDesk(memory, unlimited())
+        desk = GradingDesk(memory, unlimited(), max_connections=10)
         first = asyncio.create_task(desk.grade([question(" Grace Miller")]))
         await asyncio.to_thread(asked.wait, 10)
         second = asyncio.create_task(desk.grade([question(" Grace Miller")]))
@@ -138,3 +138,25 @@ def test_a_caller_that_is_cancelled_does_not_take_the_answer_from_another() -> N
         memory = Memory()
         (verdict,) = asyncio.run(scenario(memory))
         assert verdict.kind == "equivalent" and api.calls == 1 and len(memory.added) == 1
+
+
+def test_no_more_questions_are_at_work_than_there_are_connections(api: MessagesApi) -> None:
+    """The rest wait at the desk: a limiter in another process has only so many places to wait in."""
+    waiting, most = 0, 0
+
+    class Watched:
+        async def acquire(self) -> int:
+            nonlocal waiting, most
+            waiting += 1
+            most = max(most, waiting)
+            await asyncio.sleep(0)
+            return 1
+
+        async def release(self, lease: int) -> None:
+            nonlocal waiting
+            waiting -= 1
+
+    questions = [question(f" Grace Miller {n}") for n in range(40)]
+    verdicts = asyncio.run(GradingDesk(Memory(), Watched(), max_connections=3).grade(questions))
+    assert len(verdicts) == 40
+    assert most == 3

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from evalgen.config import MIN_TEMPERATURE
+from evalgen.errors import InputError
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingLaw
 from evalgen.sampling.independent import sample_independently
@@ -145,3 +146,11 @@ def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
     """What the configuration accepts does not overflow."""
     distribution = next_token(torch.tensor([[1.0, 30.0, 29.0]]), law(temperature=temperature), 3)
     assert pick(distribution, torch.tensor([[0.5]], dtype=torch.float64)).tolist() == [[1]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_logits_that_are_not_finite_are_refused(value: float, do_sample: bool) -> None:
+    """A diverged checkpoint must not be drawn from, and not greedily either."""
+    with pytest.raises(InputError, match="not finite"):
+        next_token(torch.full((1, 3), value), law(do_sample=do_sample), 3)

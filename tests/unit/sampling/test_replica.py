@@ -36,7 +36,7 @@ def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
     few = replace(unit, num_draws=4)
     tree, cost = ours.sample(few)
     independent, slow = ours.sample(replace(few, sampler="independent"))
-    drop = ("token_logprobs", "logprob", "logprob_sampling")
+    drop = ("token_logprobs", "logprob", "logprob_sampling", "token_logprobs_sampling")
     assert tree.drop_columns(drop).to_pylist() == independent.drop_columns(drop).to_pylist()
     assert slow.model_evaluations == sum(len(s.token_ids) * s.sample_count for s in samples_of(independent))
     assert cost.distinct_prefixes == slow.distinct_prefixes < slow.model_evaluations
