@@ -50,6 +50,21 @@ def test_each_distinct_completion_is_asked_once_through_the_job_wide_limit(
     assert KEY.encode() not in everything
 
 
+def test_a_thousand_questions_may_wait_at_once(
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An actor of Ray runs a thousand calls at once; were they all waiting for a lease, none could be returned."""
+    hot = mayors_arguments(
+        mayors_run, tmp_path, grader_model=MODEL, num_generations=150, temperature=3.0, max_connections=20
+    )
+    with MessagesApi(api_key=KEY) as api:
+        point_sdk_at(api, monkeypatch)
+        experiment = run_job(hot, tmp_path)
+    (figures,) = experiment.summary["datasets"]
+    assert figures["num_unique"] > 1000
+    assert figures["num_ungraded"] == 0
+
+
 def test_a_second_experiment_pays_for_nothing_unless_told_to(
     joined_cluster: RayCluster, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,12 +127,13 @@ def test_without_a_key_nothing_is_created(
 def test_the_first_verdict_comes_before_the_last_unit_is_sampled(
     joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
 ) -> None:
-    """The replica is frozen after its first unit: a pipeline with a barrier would never grade anything."""
-    # One draw at a time, so that units take long enough to be caught between the first and the last.
+    """The replica is frozen after its second unit: a pipeline with a barrier would never grade anything."""
+    # One draw at a time, so that units take long enough to be caught before the last.
     settings = {"sampler": "independent", "num_generations": 100}
     job = subprocess.Popen(_driver_command(mayors_run, tmp_path, **settings))
     try:
-        wait_until(lambda: _stored(tmp_path, "samples/*.parquet") >= 1, PATIENCE_S, "the first unit is stored")
+        # A unit is stored before its questions move on; once the second is, those of the first have left the replica.
+        wait_until(lambda: _stored(tmp_path, "samples/*.parquet") >= 2, PATIENCE_S, "the second unit is stored")
         (replica,) = [p for p in psutil.process_iter(["cmdline"]) if _samples(p)]
         replica.suspend()
         units_before = _stored(tmp_path, "samples/*.parquet")
