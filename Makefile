@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint format lock clean
+.PHONY: help demo test bench lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,9 @@ demo: $(INSTALLED)  ## train the four demo runs, then sample, grade and write th
 
 test: $(INSTALLED)  ## every test, on two cores, offline
 	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)  ## time the tree sampler against generate(), on the demo's checkpoint
+	$(BIN)/python tests/benchmarks/bench_sampling.py
 
 lint: $(INSTALLED)  ## style, format and types
 	$(BIN)/ruff check .
