@@ -233,6 +233,8 @@ def _validated(model: type[Model], settings: dict[str, Any], where: str) -> Mode
         first = error.errors()[0]
         name = where + ".".join(str(part) for part in first["loc"])
         message = first["msg"][0].lower() + first["msg"][1:]
+        if first["type"] == "string_pattern_mismatch":
+            message = "only letters, digits, '.', '_' and '-' may stand there"
         raise ConfigError(f"{name}: found {first['input']!r}, but {message}") from None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
@@ -103,6 +103,4 @@ def _with_unique_names(plans: list[DatasetPlan]) -> tuple[DatasetPlan, ...]:
 
 def _named_with_run(plan: DatasetPlan) -> DatasetPlan:
     name = f"{plan.settings.output_dataset_prefix}_{plan.checkpoint.run}_{plan.checkpoint.name}"
-    return DatasetPlan(
-        name=name, checkpoint=plan.checkpoint, queries=plan.queries, grader=plan.grader, settings=plan.settings
-    )
+    return replace(plan, name=name)

@@ -83,7 +83,10 @@ def _from_json(path: Path) -> list[Query]:
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        raise InputError(f"query_json_path: {path}: queries{where}: {first['msg'].lower()}") from None
+        problem = first["msg"].lower()
+        if first["type"] == "model_type":
+            problem = "expected an object with prompt, original_completion, id and metadata"
+        raise InputError(f"query_json_path: {path}: queries{where}: {problem}") from None
     if not entries:
         raise InputError(f"query_json_path: {path} has no queries")
     return [_from_entry(entry, path) for entry in entries]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
@@ -135,17 +135,5 @@ def distinct_completions(samples: Iterable[Sample]) -> list[Completion]:
 
 
 def _united(equal: list[Sample]) -> Sample:
-    if len(equal) == 1:
-        return equal[0]
-    first = equal[0]
-    return Sample(
-        prompt_id=first.prompt_id,
-        completion=first.completion,
-        token_ids=first.token_ids,
-        token_logprobs=first.token_logprobs,
-        logprob=first.logprob,
-        logprob_sampling=first.logprob_sampling,
-        token_logprobs_sampling=first.token_logprobs_sampling,
-        generation_indices=tuple(sorted(g for sample in equal for g in sample.generation_indices)),
-        finish_reason=first.finish_reason,
-    )
+    draws = sorted(g for sample in equal for g in sample.generation_indices)
+    return replace(equal[0], generation_indices=tuple(draws))

@@ -31,11 +31,12 @@ COLUMNS = (
 
 
 class Progress:
-    """A live bar on a terminal; in a log file, one line for each finished unit."""
+    """A live bar on a terminal; elsewhere one line for each finished unit, unless `quiet`."""
 
-    def __init__(self, units: Sequence[SamplingUnit]) -> None:
+    def __init__(self, units: Sequence[SamplingUnit], quiet: bool = False) -> None:
         self._num_draws = {unit.id: unit.num_draws * len(unit.queries) for unit in units}
         self._console = Console(stderr=True)
+        self._prints_lines = not (quiet or self._console.is_terminal)
         self._bar = Bar(
             TextColumn("sampling and grading"),
             BarColumn(),
@@ -66,7 +67,7 @@ class Progress:
             f"{unit.num_equivalent} equivalent, {unit.num_ungraded} ungraded"
         )
         log.info("%s", line)
-        if not self._console.is_terminal:
+        if self._prints_lines:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 

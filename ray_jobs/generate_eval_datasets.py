@@ -67,11 +67,12 @@ def run_job(config: JobConfig) -> Experiment:
 
         disable_progress_bars()  # one for every dataset written; this process has its own
         experiment = Experiment.create(config)
-        job_log.open(experiment.log_file, to_stdout=config.logging_type == "stdout")
+        log_to_stdout = config.logging_type == "stdout"
+        job_log.open(experiment.log_file, to_stdout=log_to_stdout)
         with ray_session(timings):
             num_replicas = choose_num_replicas(config)
             units = plan_units(plans, num_replicas)
-            with timings.stage("sample_and_grade"), Progress(units) as progress:
+            with timings.stage("sample_and_grade"), Progress(units, quiet=log_to_stdout) as progress:
                 graders = {plan.name: plan.grader for plan in plans}
                 for graded_unit in sample_and_grade(config, experiment, units, graders, num_replicas):
                     progress.show(graded_unit)

@@ -20,13 +20,13 @@ from tenacity.wait import wait_base
 
 from evalgen.errors import GraderUnavailable, GradingError
 from evalgen.grading.claude_errors import describe, is_transient, retry_after_s, unavailable
+from evalgen.grading.grader_config import CLAUDE_PREFIX
 from evalgen.grading.prices import cost_usd
 from evalgen.grading.question_text import REPLY_SCHEMA, JudgeReply, parse_reply, system_text, user_text
 from evalgen.grading.rate_limiter import RequestLimiter
 from evalgen.grading.trimming import valid_trim
 from evalgen.records import Question, Verdict
 
-MODEL_PREFIX = "anthropic/"
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
 MAX_ASKS = 2  # how often one question is asked before an unreadable reply leaves it ungraded
@@ -214,8 +214,8 @@ def _read(body: bytes, spent: _Spent) -> JudgeReply:
 
 def _model_name(question: Question) -> str:
     model = question.grader.model
-    assert model.startswith(MODEL_PREFIX), model
-    return model.removeprefix(MODEL_PREFIX)
+    assert model.startswith(CLAUDE_PREFIX), model
+    return model.removeprefix(CLAUDE_PREFIX)
 
 
 def _log_retry(state: RetryCallState) -> None:
