@@ -32,8 +32,6 @@ from evalgen.tokenization import encode_prompt
 
 log = logging.getLogger(__name__)
 
-FIRST_SLICE_NODES = 256  # until the cache's size per row is known
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Slice:
@@ -66,8 +64,7 @@ class _TreeSampler:
         self._loaded = loaded
         self._unit = unit
         self._prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in unit.queries]
-        self._max_nodes = FIRST_SLICE_NODES  # by the budget
-        self._most_that_fitted = sys.maxsize  # by experience: halved when memory runs out, never raised again
+        self._most_that_fitted = sys.maxsize  # halved when memory runs out, in spite of the budget
         self._budget_bytes = cache_budget_bytes(loaded.device)
         self._evaluations = 0
         self._halvings = 0
@@ -81,7 +78,7 @@ class _TreeSampler:
                 stack.extend(waiting.parts(self._most_that_fitted))
                 continue
             try:
-                children, ended = self._expand(waiting)
+                children, ended, max_nodes = self._expand(waiting)
             except torch.OutOfMemoryError:
                 if len(waiting.nodes) == 1:
                     raise
@@ -89,7 +86,7 @@ class _TreeSampler:
                 stack.append(waiting)
                 continue
             leaves.extend(ended)
-            stack.extend(children.parts(self._max_nodes))
+            stack.extend(children.parts(max_nodes))
         return SamplingResult(
             sequences=sequences_of(leaves, [query.id for query in self._unit.queries]),
             model_evaluations=self._evaluations,
@@ -104,13 +101,12 @@ class _TreeSampler:
         whole = _Slice(nodes=roots, parent_cache=None, parent_mask=None, parent_rows=np.arange(len(roots)))
         return list(whole.parts(self._unit.generation_batch_size))
 
-    def _expand(self, waiting: _Slice) -> tuple[_Slice, list[Leaf]]:
-        """Evaluates a slice and lets its draws pick: the children to evaluate next, and the leaves."""
+    def _expand(self, waiting: _Slice) -> tuple[_Slice, list[Leaf], int]:
+        """Evaluates a slice and lets its draws pick: the children, the leaves, and how many children fit a slice."""
         logits, cache, mask = self._evaluate(waiting)
         distribution = next_token(logits, self._unit.law, self._loaded.vocabulary_size)
         tokens = self._pick_tokens(waiting.nodes, distribution)
         self._evaluations += len(waiting.nodes)
-        self._max_nodes = self._slice_size(cache, *logits.shape)
         children, rows, leaves = [], [], []
         for row, child in self._split(waiting.nodes, tokens, distribution):
             if child.token in self._loaded.eos_ids:
@@ -121,7 +117,7 @@ class _TreeSampler:
                 children.append(child)
                 rows.append(row)
         next_slice = _Slice(nodes=children, parent_cache=cache, parent_mask=mask, parent_rows=np.array(rows, int))
-        return next_slice, leaves
+        return next_slice, leaves, self._slice_size(cache, *logits.shape)
 
     def _evaluate(self, waiting: _Slice) -> tuple[Tensor, Cache, Tensor]:
         """Logits of the next token (N, V), the cache and the mask (N, L) with the nodes' own tokens in them."""
