@@ -137,6 +137,10 @@ class JobConfig(RunConfig, BaseSettings):
         # Neither environment variables nor .env files: what a job does stands in its config.json, whole.
         return (init_settings,)
 
+    def resolved(self) -> dict[str, Any]:
+        """The whole job as JSON values, as `config.json` has it: what was read from `--config` is in it."""
+        return self.model_dump(mode="json", exclude={"config"})
+
     def run_configs(self) -> tuple[RunConfig, ...]:
         """The settings of each run, shared ones filled in; a job without `runs` is one run.
 

@@ -38,7 +38,7 @@ class Experiment:
         except OSError as error:
             raise ConfigError(f"output_dir: cannot make {directory}: {error.strerror}") from None
         experiment = cls(directory)
-        experiment._write_json("config.json", config.model_dump(mode="json", exclude={"config"}))
+        experiment._write_json("config.json", config.resolved())
         experiment.datasets.mkdir()
         experiment.samples.mkdir()
         experiment.verdicts.mkdir()
@@ -83,7 +83,7 @@ class Experiment:
             {
                 "experiment_name": config.experiment_name,
                 "experiment_output_dir": str(self.directory),
-                "args": config.model_dump(mode="json", exclude={"config"}),
+                "args": config.resolved(),
                 "history": [],
                 "log_dict": summary,
             },

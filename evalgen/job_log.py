@@ -51,7 +51,7 @@ class JobLog:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is not None:
-            self._logger.error("%s", error or type(error).__name__)
+            self._logger.error("%s", str(error) or type(error).__name__)
         for handler in (*self._handlers, *([self._file] if self._file else [])):
             self._logger.removeHandler(handler)
             handler.close()

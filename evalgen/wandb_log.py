@@ -13,10 +13,8 @@ log = logging.getLogger(__name__)
 
 def log_to_wandb(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
     """One run, named as the experiment: each dataset's figures and the timings. WANDB_MODE=offline needs no network."""
-    import wandb
-
     try:
-        _log(wandb, config, experiment, summary)
+        _log(config, experiment, summary)
     except Exception as error:  # of any kind: the job is done and written, and must not seem to have failed
         reason = " ".join(str(error).split())
         log.warning(
@@ -24,12 +22,14 @@ def log_to_wandb(config: JobConfig, experiment: Experiment, summary: dict[str, A
         )
 
 
-def _log(wandb: Any, config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
+def _log(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
+    import wandb
+
     with wandb.init(
         project=config.wandb_project,
         name=experiment.directory.name,
         dir=experiment.directory,
-        config=config.model_dump(mode="json", exclude={"config"}),
+        config=config.resolved(),
     ) as run:
         datasets = summary["datasets"]
         run.log({f"timings/{stage}_s": seconds for stage, seconds in summary["timings"].items()})
