@@ -31,6 +31,7 @@ class Judged:
     query: Query
     completion: Completion
     verdict: Verdict
+    question_key: str
 
     @property
     def kept_text(self) -> str:
@@ -97,8 +98,8 @@ def _judge(plan: DatasetPlan, samples: Iterable[Sample], verdicts: Mapping[str, 
         by_prompt[completion.prompt_id].append(completion)
     for query in plan.queries:
         for completion in by_prompt[query.id]:
-            verdict = verdicts[plan.question(query, completion.text).key]
-            yield Judged(query=query, completion=completion, verdict=verdict)
+            key = plan.question(query, completion.text).key
+            yield Judged(query=query, completion=completion, verdict=verdicts[key], question_key=key)
 
 
 def _rows_of_query(

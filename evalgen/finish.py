@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from evalgen.assembly import AssembledDataset, assemble
+from evalgen.assembly import assemble
 from evalgen.experiment import Experiment
 from evalgen.job import DatasetPlan
 from evalgen.records import SamplingUnit
@@ -39,7 +39,7 @@ def write_datasets(
         tokenizer = load_tokenizer(plan.checkpoint.tokenizer_path)
         assembled = assemble(plan, samples_of(table), verdicts, tokenizer)
         # A question that two datasets share was paid for once: it counts for the first.
-        paid = [rows.pop(key) for key in _question_keys(plan, assembled) if key in rows]
+        paid = [rows.pop(judged.question_key) for judged in assembled.judged if judged.question_key in rows]
         datasets.append(dataset_statistics(plan, assembled, costs, paid))
         prompts += prompt_statistics(plan, assembled)
         path = experiment.write_dataset(plan.name, assembled)
@@ -47,7 +47,3 @@ def write_datasets(
         timings.add("load_checkpoints_all_replicas", sum(cost.load_s for cost in costs))
         timings.add("sample_all_replicas", sum(cost.sample_s for cost in costs))
     return datasets, prompts
-
-
-def _question_keys(plan: DatasetPlan, assembled: AssembledDataset) -> list[str]:
-    return [plan.question(judged.query, judged.completion.text).key for judged in assembled.judged]

@@ -23,6 +23,11 @@ from evalgen.records import Answer, GraderSpec, Question, SamplingUnit, Verdict
 from evalgen.unit_store import SamplingCost, save_unit
 from evalgen.verdict_store import VerdictStore
 
+MAX_ATTEMPTS = 3  # of a unit whose process dies
+QUESTIONS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("unit_id", "dataset", "grader", "prompt", "reference", "completion")]
+)
+
 
 @ray.remote(num_cpus=0)
 class StoreActor:
@@ -91,12 +96,6 @@ class SamplingActor:
             raise
         ray.get(self._store.save_unit.remote(unit.id, samples, cost))
         return questions_table(unit, samples, row["grader"])
-
-
-MAX_ATTEMPTS = 3  # of a unit whose process dies
-QUESTIONS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("unit_id", "dataset", "grader", "prompt", "reference", "completion")]
-)
 
 
 def questions_table(unit: SamplingUnit, samples: pa.Table, grader: str) -> pa.Table:
