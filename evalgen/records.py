@@ -47,6 +47,7 @@ class SamplingLaw:
     min_p: float  # [0, 1]; 0: off
     do_sample: bool  # False: every draw takes the most probable token
     max_new_tokens: int  # EOS included
+    stop_strings: tuple[str, ...] = ()  # a draw ends when its text has one of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +58,12 @@ class SampledSequence:
     """
 
     prompt_id: str
-    token_ids: tuple[int, ...]  # as drawn, EOS included
+    token_ids: tuple[int, ...]  # as drawn, EOS or what has the stop string included
     token_logprobs: tuple[float, ...]  # same length as token_ids
     logprob: float
     logprob_sampling: float
     token_logprobs_sampling: tuple[float, ...]  # same length as token_ids
-    generation_indices: tuple[int, ...]  # ascending
+    generation_indices: tuple[int, ...]  # ascending; empty where completions are enumerated
     finish_reason: FinishReason
 
 
@@ -76,10 +77,11 @@ class SamplingUnit:
     queries: tuple[Query, ...]
     law: SamplingLaw
     first_draw: int
-    num_draws: int  # of each prompt
+    num_draws: int  # of each prompt; 0 where completions are enumerated
     seed: int
     dtype: Literal["bf16", "fp32"]
-    sampler: Literal["tree", "independent"]
+    sampler: Literal["tree", "independent", "enumerate"]
+    min_probability: float | None  # of what is enumerated; None where completions are drawn
     generation_batch_size: int  # most prompts in one forward pass
 
     def to_row(self) -> dict[str, str]:
@@ -91,7 +93,7 @@ class SamplingUnit:
         fields = json.loads(row["unit"])
         fields["checkpoint"] = Checkpoint(**fields["checkpoint"])
         fields["queries"] = tuple(Query(**query) for query in fields["queries"])
-        fields["law"] = SamplingLaw(**fields["law"])
+        fields["law"] = SamplingLaw(**fields["law"] | {"stop_strings": tuple(fields["law"]["stop_strings"])})
         return cls(**fields)
 
 

@@ -55,6 +55,12 @@ def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
+def before_stop(text: str, stop_strings: Sequence[str]) -> str | None:
+    """`text` up to the first of `stop_strings` in it; None: it has none."""
+    starts = [start for start in map(text.find, stop_strings) if start >= 0]
+    return text[: min(starts)] if starts else None
+
+
 def cut_drawn_ids(tokenizer: PreTrainedTokenizerBase, drawn_ids: Sequence[int], text: str) -> tuple[int, ...] | None:
     """The shortest prefix of `drawn_ids` that decodes to `text`; None when the cut falls inside a token."""
     for length in range(len(drawn_ids) + 1):

@@ -39,6 +39,7 @@ def _units_of(plan: DatasetPlan, per_unit: int) -> Iterator[SamplingUnit]:
             seed=settings.seed,
             dtype=settings.dtype,
             sampler=settings.sampler,
+            min_probability=None,
             generation_batch_size=settings.generation_batch_size,
         )
         yield replace(unit, id=_digest(unit))

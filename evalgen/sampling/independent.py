@@ -1,55 +1,62 @@
-"""Samples one sequence at a time, with no cache and nothing shared: slow, and the specification of the tree sampler.
+"""Samples with a row for every draw and nothing shared but the prompt: what the tree must equal, and its baseline.
 
-Each draw uses the same random numbers as in the tree, so the two must return the same tokens for every draw.
+Each draw uses the same random numbers as in the tree, so the two must return the same tokens for every draw. The cache
+is the model's own, whole rows of it, and so is the attention.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
-from evalgen.sampling.law import next_token, pick
+from evalgen.sampling.law import next_token
+from evalgen.sampling.memory import limits_of
 from evalgen.sampling.model import LoadedModel
-from evalgen.sampling.nodes import Leaf, Node, SamplingResult, sequences_of
+from evalgen.sampling.nodes import Ints, Leaves, Nodes, SamplingResult, sequences_of
+from evalgen.sampling.prefixes import evaluate_prompts
+from evalgen.sampling.stopping import Stopping
+from evalgen.sampling.tree import random_numbers
 from evalgen.tokenization import encode_prompt
 
 
 @torch.inference_mode()
-def sample_independently(loaded: LoadedModel, unit: SamplingUnit) -> SamplingResult:
-    """Every draw of every prompt of `unit`, each by itself."""
-    leaves: list[Leaf] = []
+def sample_independently(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None) -> SamplingResult:
+    """Every draw of every prompt of `unit`, as many side by side as `budget_bytes` allows (None: as memory does)."""
+    unshared = replace(loaded, footprint=replace(loaded.footprint, shares_prompts=False))
+    leaves: list[Leaves] = []
     evaluations = 0
     for prompt_index, query in enumerate(unit.queries):
-        prompt_ids = encode_prompt(loaded.tokenizer, query.prompt)
-        for draw in range(unit.first_draw, unit.first_draw + unit.num_draws):
-            leaf = _sample_draw(loaded, unit, prompt_ids, prompt_index, draw)
-            leaves.append(leaf)
-            evaluations += leaf.node.depth
-    prompt_names = [query.id for query in unit.queries]
-    return SamplingResult(sequences=sequences_of(leaves, prompt_names), model_evaluations=evaluations)
+        prompt = encode_prompt(loaded.tokenizer, query.prompt)
+        side_by_side = limits_of(unshared, unit.law, len(prompt), budget_bytes).max_leaves
+        for start in range(0, unit.num_draws, side_by_side):
+            draws = unit.first_draw + np.arange(start, min(start + side_by_side, unit.num_draws))
+            for evaluated, ended in _rounds(unshared, unit, prompt_index, prompt, draws):
+                evaluations += evaluated
+                leaves += ended
+    prompt_ids = [query.id for query in unit.queries]
+    return SamplingResult(sequences=sequences_of(leaves, prompt_ids), model_evaluations=evaluations)
 
 
-def _sample_draw(loaded: LoadedModel, unit: SamplingUnit, prompt_ids: list[int], prompt_index: int, draw: int) -> Leaf:
-    ids = list(prompt_ids)
-    node = Node(prompt_index=prompt_index, depth=0, draws=np.array([draw]))
+def _rounds(
+    loaded: LoadedModel, unit: SamplingUnit, prompt_index: int, prompt: list[int], draws: Ints
+) -> Iterator[tuple[int, list[Leaves]]]:
+    """One token a round for every draw that goes on: rows evaluated, and the draws that ended."""
+    stopping = Stopping(loaded, unit.law)
+    logits, prefixes = evaluate_prompts(loaded.model, [prompt], share_prompts=False)
+    nodes = Nodes.roots(np.array([prompt_index]), draws)
+    evaluated = 1
     while True:
-        logits = loaded.model(input_ids=torch.tensor([ids], device=loaded.device)).logits[:, -1]  # (1, V)
-        distribution = next_token(logits, unit.law, loaded.vocabulary_size)
-        u = uniforms(unit.seed, unit.queries[prompt_index].id, node.depth, draw, 1)
-        token = int(pick(distribution, torch.from_numpy(u).to(loaded.device)[None]))
-        node = Node(
-            prompt_index=prompt_index,
-            depth=node.depth + 1,
-            draws=node.draws,
-            parent=node,
-            token=token,
-            logprob=float(distribution.logprobs[0, token]),
-            law_logprob=float(distribution.law_logprobs[0, token]),
-        )
-        ids.append(token)
-        if token in loaded.eos_ids:
-            return Leaf(node=node, finish_reason="eos")
-        if node.depth == unit.law.max_new_tokens:
-            return Leaf(node=node, finish_reason="length")
+        rows = nodes.rows_of_draws  # at the root every draw is at row 0, later each has a row of its own
+        distribution = next_token(logits, unit.law, loaded.undrawable)
+        tokens = distribution.pick(rows, random_numbers(unit, nodes))
+        children = nodes.children(rows, tokens, distribution, nodes.draws, np.ones_like(rows))
+        ended, nodes = stopping.apart(children)
+        yield evaluated, ended
+        if not len(nodes):
+            return
+        logits, prefixes = prefixes.extend(nodes.parent_rows, nodes.tokens)
+        evaluated = len(nodes)

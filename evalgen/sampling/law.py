@@ -1,13 +1,16 @@
 """The sampling law: from logits to the distribution of the next token, and from a random number to a token.
 
-Dimension letters: N nodes (rows of logits), V vocabulary, K draws of the node that has most.
+Dimension letters: N nodes (rows of logits), V vocabulary, D draws, B blocks of W tokens (B x W >= V), G groups.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers.generation.logits_process import (
     LogitsProcessorList,
@@ -20,54 +23,100 @@ from transformers.generation.logits_process import (
 from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
 
+SEARCH_WIDTH = 32  # draws searched together: wide enough for speed, narrow enough that little of the grid is empty
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class NextToken:
-    """The distribution of the next token at N nodes."""
+    """The distribution of the next token at N nodes, of the model itself (T=1) and under the sampling law."""
 
-    logprobs: Tensor  # (N, V) float32, nats, of the model itself (T=1, nothing cut off)
-    law_logprobs: Tensor  # (N, V) float32, nats, under the sampling law; -inf where it never goes
+    logits: Tensor  # (N, V) float32
+    log_norm: Tensor  # (N,) float32: log of the sum of exp(logits)
+    law_weights: Tensor  # (N, B, W) float32, probabilities under the law but for a factor; 0 where it never goes
+    law_cdf: Tensor  # (N, B) float64: the weights' sums up to the end of each block
+
+    @property
+    def vocabulary(self) -> int:
+        return self.logits.shape[1]
+
+    def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The token of each of D draws, by inverse CDF: draw d is at node `rows[d]`, its number is `uniforms[d]`.
+
+        `rows` ascend. A token of probability 0 is never picked. What a draw picks depends on its own row alone. The CDF
+        is searched in two steps, first by block, then by token, which spares a sum over the whole vocabulary.
+        """
+        device = self.law_cdf.device
+        num_blocks, width = self.law_weights.shape[1:]
+        at, u = torch.from_numpy(rows).to(device), torch.from_numpy(uniforms).to(device)
+        target = u * self.law_cdf[at, -1]
+        blocks = _search(self.law_cdf, rows, target)
+        target -= torch.where(blocks > 0, self.law_cdf[at, blocks - 1], 0.0)
+        # Few (node, block) pairs are distinct: only their tokens are summed up.
+        pairs = (at * num_blocks + blocks).cpu().numpy()
+        order, first = grouped(pairs)
+        distinct = torch.from_numpy(pairs[order][first]).to(device)
+        cdf = self.law_weights.view(-1, width)[distinct].double().cumsum(-1)  # (G, W)
+        pair_of_draw = np.repeat(np.arange(len(first)), np.diff(first, append=len(order)))
+        within = _search(cdf, pair_of_draw, target[torch.from_numpy(order).to(device)])
+        tokens = np.empty(len(rows), np.int64)
+        tokens[order] = pairs[order] % num_blocks * width + within.cpu().numpy()
+        return tokens
+
+    def logprobs(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Log-probability (nats, T=1) of each of some tokens, each at its row."""
+        at, token = self._index(rows, tokens)
+        gathered: NDArray[np.float64] = (self.logits[at, token].double() - self.log_norm[at].double()).cpu().numpy()
+        return gathered
+
+    def law_logprobs(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Log-probability (nats) under the law of each of some tokens, each at its row; -inf where it never goes."""
+        at, token = self._index(rows, tokens)
+        weights = self.law_weights.view(len(self.law_weights), -1)[at, token].double()
+        gathered: NDArray[np.float64] = (weights.log() - self.law_cdf[at, -1].log()).cpu().numpy()
+        return gathered
+
+    def at_least(self, probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and tokens, in that order, of every token whose probability under the law is at least its row's.
+
+        `probabilities` has shape (N,) and is above 0.
+        """
+        least = torch.from_numpy(probabilities).to(self.law_cdf.device) * self.law_cdf[:, -1]  # (N,)
+        rows, blocks, within = (self.law_weights.double() >= least[:, None, None]).nonzero(as_tuple=True)
+        return rows.cpu().numpy(), (blocks * self.law_weights.shape[2] + within).cpu().numpy()
+
+    def _index(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        device = self.logits.device
+        return torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)
 
 
-def next_token(logits: Tensor, law: SamplingLaw, vocabulary_size: int) -> NextToken:
+def next_token(logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> NextToken:
     """The next token's distribution at each row of `logits` (N, V).
 
-    Ids from `vocabulary_size` on, which the tokenizer lacks, have probability 0 under the law.
+    `undrawable` has the ids that the tokenizer lacks: they have probability 0 under the law.
 
     Raises:
         InputError: the logits are NaN or infinite.
     """
     logits = logits.float()
-    if not logits.logsumexp(-1).isfinite().all():
+    log_norm = logits.logsumexp(-1)
+    if not log_norm.isfinite().all():
         raise InputError("the model's logits are not finite: it has diverged, or overflows; try another --dtype")
-    drawable = logits.clone()
-    drawable[:, vocabulary_size:] = -torch.inf
+    scores = TemperatureLogitsWarper(law.temperature if law.do_sample else 1.0)(None, logits)
+    scores = scores.index_fill_(1, undrawable, -torch.inf)  # in place: the warper made a new tensor
     if law.do_sample:
         # The warpers of transformers look at scores alone; input_ids are in their signature and not used.
-        warped = _warpers(law)(torch.empty(0), drawable)  # type: ignore[arg-type]
+        scores = _warpers(law)(None, scores)  # type: ignore[arg-type]
+        weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
     else:
-        best = drawable.argmax(dim=-1, keepdim=True)  # (N, 1)
-        warped = torch.full_like(drawable, -torch.inf).scatter_(1, best, 0.0)
-    return NextToken(logprobs=logits.log_softmax(-1), law_logprobs=warped.log_softmax(-1))
-
-
-def pick(distribution: NextToken, uniforms: Tensor) -> Tensor:
-    """The token of each draw, by inverse CDF: shape (N, K) int64 for `uniforms` (N, K) float64 in [0, 1).
-
-    A token of probability 0 is never picked: the CDF does not rise there.
-    """
-    cdf = distribution.law_logprobs.double().exp().cumsum(-1)  # (N, V)
-    total = cdf[:, -1:]
-    # u * total can round up to the total itself, which lies beyond the last token.
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    return torch.searchsorted(cdf, torch.minimum(uniforms * total, below_total), right=True)
+        weights = torch.zeros_like(scores).scatter_(1, scores.argmax(-1, keepdim=True), 1.0)
+    blocks = _in_blocks(weights)
+    cdf = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
+    return NextToken(logits=logits, log_norm=log_norm, law_weights=blocks, law_cdf=cdf)
 
 
 def _warpers(law: SamplingLaw) -> LogitsProcessorList:
-    """In the order of transformers' `generate`: temperature, top-k, top-p, min-p."""
+    """In the order of transformers' `generate`, after the temperature: top-k, top-p, min-p."""
     warpers = LogitsProcessorList()
-    if law.temperature != 1.0:
-        warpers.append(TemperatureLogitsWarper(law.temperature))
     if law.top_k > 0:
         warpers.append(TopKLogitsWarper(law.top_k))
     if law.top_p < 1.0:
@@ -75,3 +124,39 @@ def _warpers(law: SamplingLaw) -> LogitsProcessorList:
     if law.min_p > 0:
         warpers.append(MinPLogitsWarper(law.min_p))
     return warpers
+
+
+def _in_blocks(weights: Tensor) -> Tensor:
+    """`weights` (N, V) as (N, B, W): about as many blocks as tokens in a block, filled up with zeros."""
+    num_nodes, vocabulary = weights.shape
+    width = 2 ** math.ceil(math.log2(vocabulary) / 2)
+    missing = -vocabulary % width
+    if missing:
+        weights = torch.nn.functional.pad(weights, (0, missing))
+    return weights.view(num_nodes, -1, width)
+
+
+def grouped(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The order that sorts D `keys` (0 or more), equal ones as they stand, and where in it each distinct key begins."""
+    order = np.argsort(keys, kind="stable")
+    return order, np.flatnonzero(np.diff(keys[order], prepend=-1))
+
+
+def _search(cdf: Tensor, groups: NDArray[np.int64], values: Tensor) -> Tensor:
+    """For each of D `values` the first place in row `groups[d]` of `cdf` (G, B) that lies above it: shape (D,).
+
+    `groups` ascend. The draws of a group are laid out in rows of a grid, so that one search does them all.
+    """
+    first_of_group = np.searchsorted(groups, np.arange(len(cdf) + 1))  # (G + 1,)
+    num_of_group = np.diff(first_of_group)
+    rows_of_group = -(-num_of_group // SEARCH_WIDTH)
+    place = np.arange(len(groups)) - np.repeat(first_of_group[:-1], num_of_group)
+    first_row = np.cumsum(rows_of_group) - rows_of_group
+    row = torch.from_numpy(np.repeat(first_row, num_of_group) + place // SEARCH_WIDTH).to(cdf.device)
+    column = torch.from_numpy(place % SEARCH_WIDTH).to(cdf.device)
+    grid = values.new_zeros(int(rows_of_group.sum()), SEARCH_WIDTH)
+    grid[row, column] = values
+    sorted_rows = cdf[torch.from_numpy(np.repeat(np.arange(len(cdf)), rows_of_group)).to(cdf.device)]
+    # A value can round up to the last sum itself, beyond which there is no token.
+    below_last = torch.nextafter(sorted_rows[:, -1:], torch.zeros_like(sorted_rows[:, -1:]))
+    return torch.searchsorted(sorted_rows, torch.minimum(grid, below_last), right=True)[row, column]

@@ -1,25 +1,68 @@
-"""How much memory the KV cache takes, and how much it may take."""
+"""How many nodes may be evaluated together, so that all that the samplers keep fits a budget.
+
+The tree is searched depth-first by slices. A slice whose subtree cannot have more than `max_leaves` nodes at any depth
+is never cut again, and is searched level by level. Other slices have at most `max_nodes` nodes; at every depth some may
+wait for another to be done, which is why they are small. Each kind has half of the budget for prefixes.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import psutil
 import torch
-from transformers import Cache
 
-SHARE_OF_FREE_DEVICE_MEMORY = 0.6  # the rest is for logits, activations and the allocator's gaps
-BYTES_PER_LOGIT = 50  # its float32 and float64 copies while the next tokens are drawn
-SHARE_OF_FREE_HOST_MEMORY = 0.2  # other processes live there too
+from evalgen.records import SamplingLaw
+from evalgen.sampling.model import LoadedModel
+
+SHARE_OF_FREE_DEVICE_MEMORY = 0.8  # the rest is for activations and the allocator's gaps
+SHARE_OF_FREE_HOST_MEMORY = 0.3  # other processes live there too
+SHARE_OF_PROMPTS = 0.3  # of the budget
+SHARE_OF_ROWS = 0.2  # for what is computed of one slice and not kept
+BYTES_PER_LOGIT = 30  # float32 and float64 copies while the next tokens are drawn
+ATTENTION_BYTES_PER_TOKEN = 256  # of the prompt: attention weights of 32 heads, twice in float32
 
 
-def cache_bytes(cache: Cache) -> int:
-    """Size of the keys and values that `cache` holds."""
-    tensors = [getattr(layer, name, None) for layer in cache.layers for name in ("keys", "values")]
-    return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest slices, and batches of prompts, of one unit."""
+
+    max_leaves: int
+    max_nodes: int
+    max_prompt_tokens: int  # of a batch of prompts, padding included; one prompt may be longer
+
+    def halved(self, num_nodes: int) -> Limits:
+        """What to go on with after memory ran out with `num_nodes` nodes in one slice."""
+        half = max(1, num_nodes // 2)
+        return Limits(
+            max_leaves=min(self.max_leaves, half),
+            max_nodes=min(self.max_nodes, half),
+            max_prompt_tokens=self.max_prompt_tokens,
+        )
 
 
-def cache_budget_bytes(device: torch.device) -> int:
-    """What all KV caches of a unit may take together, from the memory that is free now."""
+def limits_of(loaded: LoadedModel, law: SamplingLaw, longest_prompt: int, budget_bytes: int | None) -> Limits:
+    """Limits such that prompts, prefixes and logits stay within `budget_bytes`; None: within what is free now."""
+    budget = free_bytes(loaded.device) if budget_bytes is None else budget_bytes
+    footprint = loaded.footprint
+    own_tokens = law.max_new_tokens + (0 if footprint.shares_prompts else longest_prompt)
+    prefix = footprint.bytes_per_row + footprint.bytes_per_token * own_tokens  # at the greatest depth
+    row = loaded.num_logits * BYTES_PER_LOGIT + longest_prompt * ATTENTION_BYTES_PER_TOKEN
+    max_rows = int(budget * SHARE_OF_ROWS) // row
+    per_kind = int(budget * (1 - SHARE_OF_PROMPTS - SHARE_OF_ROWS) / 2)
+    return Limits(
+        max_leaves=max(1, min(max_rows, per_kind // (prefix * 2))),  # parents and children at once
+        max_nodes=max(1, min(max_rows, per_kind // (prefix * (law.max_new_tokens + 1)))),
+        max_prompt_tokens=int(budget * SHARE_OF_PROMPTS) // footprint.bytes_per_token
+        if footprint.bytes_per_token
+        else budget,
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """What the samplers may use of the memory that is free now."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
-        return int(free * SHARE_OF_FREE_DEVICE_MEMORY)
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by torch for later
+        return int((free + idle) * SHARE_OF_FREE_DEVICE_MEMORY)
     return int(psutil.virtual_memory().available * SHARE_OF_FREE_HOST_MEMORY)

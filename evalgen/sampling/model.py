@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from evalgen.errors import InputError
 from evalgen.records import Checkpoint
+from evalgen.sampling.prefixes import Footprint, footprint_of
 from evalgen.tokenization import check_vocabulary, load_tokenizer
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -24,20 +26,27 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     eos_ids: frozenset[int]  # a draw ends with any of them
-    vocabulary_size: int  # ids from here on belong to no token
-    device: torch.device
+    undrawable: Tensor  # ids that the model has logits for and the tokenizer lacks
+    num_logits: int
+    footprint: Footprint
+
+    @property
+    def device(self) -> torch.device:
+        return self.undrawable.device
 
 
 def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> LoadedModel:
-    """The checkpoint's weights (safetensors only, no remote code) in `dtype` on `device`.
+    """The checkpoint's weights (safetensors only, no remote code) in `dtype`, read straight to `device`.
 
     Raises:
-        InputError: the weights cannot be loaded, or the tokenizer has ids that the model lacks.
+        InputError: the weights cannot be loaded, the tokenizer has ids that the model lacks, or the model keeps what it
+            has read in a form that cannot be re-indexed.
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             checkpoint.path,
             dtype=TORCH_DTYPES[dtype],
+            device_map=device,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -49,16 +58,29 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> Load
     wanting = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wanting:
         raise InputError(f"checkpoint {checkpoint.path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
-    model.train(False)
-    model.to(device)
     tokenizer = load_tokenizer(checkpoint.tokenizer_path)
     num_embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
+    check_vocabulary(tokenizer, num_embeddings, checkpoint)
+    return ready_to_sample(model, tokenizer, _eos_ids(model, tokenizer))
+
+
+def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int]) -> LoadedModel:
+    """A model and its tokenizer, with what the samplers need to know of them.
+
+    Raises:
+        InputError: the model keeps what it has read in a form that cannot be re-indexed.
+    """
+    model.train(False)
+    num_logits = cast(Tensor, model.get_output_embeddings().weight).shape[0]
+    has_token = torch.zeros(num_logits, dtype=torch.bool)
+    has_token[[token for token in tokenizer.get_vocab().values() if token < num_logits]] = True
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        eos_ids=_eos_ids(model, tokenizer),
-        vocabulary_size=check_vocabulary(tokenizer, num_embeddings, checkpoint),
-        device=device,
+        eos_ids=frozenset(eos_ids),
+        undrawable=(~has_token).nonzero()[:, 0].to(model.device),
+        num_logits=num_logits,
+        footprint=footprint_of(model),
     )
 
 

@@ -1,38 +1,120 @@
 """The tree of drawn prefixes: a node is a distinct prefix, and knows the draws that are there.
 
-Both samplers end in `sequences_of`, which turns finished nodes into records.
+Nodes of one depth stand together in arrays. All samplers end in `sequences_of`, which turns leaves into records.
+
+Dimension letters: N nodes, D draws at these nodes, T tokens drawn (the depth).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalgen.records import FinishReason, SampledSequence
+from evalgen.sampling.law import NextToken
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Node:
-    """A distinct prefix of one prompt: the parent's tokens and one more."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Nodes:
+    """N distinct prefixes of equal depth, those of one prompt next to each other. At depth 0 the prompts themselves."""
 
-    prompt_index: int
-    depth: int  # tokens drawn so far; 0 at the root
-    draws: NDArray[np.int64]  # generation indices that are here, ascending
-    parent: Node | None = None  # None: the root, the prompt alone
-    token: int = -1  # the last three are of the token that leads here; meaningless at the root
-    logprob: float = 0.0  # nats, T=1
-    law_logprob: float = 0.0  # nats, under the sampling law
+    depth: int  # tokens drawn so far
+    prompts: Ints  # (N,) index of each node's prompt in its unit
+    draws: Ints  # (D,) generation indices: those at node 0, ascending, then those at node 1, ...
+    num_draws: Ints  # (N,) how many of them are at each node; all 0 where nothing is drawn but all is enumerated
+    prefix_law_logprobs: Floats  # (N,) log-probability in nats of all drawn tokens, under the sampling law
+    parents: Nodes | None  # None: depth 0, and the four arrays below mean nothing
+    parent_rows: Ints  # (N,)
+    tokens: Ints  # (N,) the last token of each
+    logprobs: Floats  # (N,) its log-probability in nats, T=1
+    law_logprobs: Floats  # (N,) and under the sampling law
+
+    @classmethod
+    def roots(cls, prompts: Ints, draws: Ints) -> Nodes:
+        """The prompts themselves, every draw at each of them."""
+        zeros = np.zeros(len(prompts))
+        return cls(
+            depth=0,
+            prompts=prompts,
+            draws=np.tile(draws, len(prompts)),
+            num_draws=np.full(len(prompts), len(draws)),
+            prefix_law_logprobs=zeros,
+            parents=None,
+            parent_rows=zeros.astype(np.int64),
+            tokens=zeros.astype(np.int64),
+            logprobs=zeros,
+            law_logprobs=zeros,
+        )
+
+    def children(self, rows: Ints, tokens: Ints, distribution: NextToken, draws: Ints, num_draws: Ints) -> Nodes:
+        """Nodes one token deeper: child c is node `rows[c]` and `tokens[c]`, rows ascending."""
+        law_logprobs = distribution.law_logprobs(rows, tokens)
+        return Nodes(
+            depth=self.depth + 1,
+            prompts=self.prompts[rows],
+            draws=draws,
+            num_draws=num_draws,
+            prefix_law_logprobs=self.prefix_law_logprobs[rows] + law_logprobs,
+            parents=self,
+            parent_rows=rows,
+            tokens=tokens,
+            logprobs=distribution.logprobs(rows, tokens),
+            law_logprobs=law_logprobs,
+        )
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def rows_of_draws(self) -> Ints:
+        """(D,) the node at which each draw is."""
+        return np.repeat(np.arange(len(self)), self.num_draws)
+
+    def part(self, start: int, stop: int) -> Nodes:
+        """Nodes `start` to `stop`, the latter not included."""
+        place = np.arange(len(self))
+        return self.select((place >= start) & (place < stop))
+
+    def select(self, chosen: NDArray[np.bool_]) -> Nodes:
+        """The chosen nodes with their draws; `chosen` has shape (N,)."""
+        if chosen.all():
+            return self
+        return replace(
+            self,
+            prompts=self.prompts[chosen],
+            draws=self.draws[np.repeat(chosen, self.num_draws)],
+            num_draws=self.num_draws[chosen],
+            prefix_law_logprobs=self.prefix_law_logprobs[chosen],
+            parent_rows=self.parent_rows[chosen],
+            tokens=self.tokens[chosen],
+            logprobs=self.logprobs[chosen],
+            law_logprobs=self.law_logprobs[chosen],
+        )
+
+    def paths(self, column: Literal["tokens", "logprobs", "law_logprobs"]) -> list[list[Any]]:
+        """Of each node the values of a column from its first token to its last: N lists of T."""
+        values, rows, level = [], np.arange(len(self)), self
+        while level.parents is not None:
+            values.append(getattr(level, column)[rows])
+            rows = level.parent_rows[rows]
+            level = level.parents
+        paths: list[list[Any]] = np.stack(values[::-1], axis=1).tolist()
+        return paths
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leaf:
-    """A node at which every draw ended."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Leaves:
+    """Nodes at which every draw ended, all for the same reason."""
 
-    node: Node
+    nodes: Nodes
     finish_reason: FinishReason
 
 
@@ -45,37 +127,41 @@ class SamplingResult:
     out_of_memory_halvings: int = 0
 
 
-def sequences_of(leaves: Iterable[Leaf], prompt_ids: list[str]) -> tuple[SampledSequence, ...]:
+def sequences_of(leaves: Iterable[Leaves], prompt_ids: Sequence[str]) -> tuple[SampledSequence, ...]:
     """The leaves as records, those with equal tokens merged, by prompt and then by smallest generation index."""
-    by_tokens: dict[tuple[int, tuple[int, ...]], list[Leaf]] = defaultdict(list)
-    for leaf in leaves:
-        by_tokens[leaf.node.prompt_index, tuple(n.token for n in _path(leaf.node))].append(leaf)
-    ordered = sorted(by_tokens.items(), key=lambda item: (item[0][0], min(leaf.node.draws[0] for leaf in item[1])))
-    return tuple(_sequence(equal, tokens, prompt_ids[index]) for (index, tokens), equal in ordered)
+    equal: dict[tuple[int, tuple[int, ...]], list[SampledSequence]] = defaultdict(list)
+    for some in leaves:
+        for prompt, sequence in zip(some.nodes.prompts.tolist(), _sequences(some, prompt_ids), strict=True):
+            equal[prompt, sequence.token_ids].append(sequence)
+    merged = [(prompt, _merged(sequences)) for (prompt, _), sequences in equal.items()]
+    merged.sort(key=lambda item: (item[0], item[1].generation_indices[:1]))
+    return tuple(sequence for _, sequence in merged)
 
 
-def _sequence(leaves: list[Leaf], tokens: tuple[int, ...], prompt_id: str) -> SampledSequence:
-    path = _path(leaves[0].node)
-    draws = np.sort(np.concatenate([leaf.node.draws for leaf in leaves]))
-    return SampledSequence(
-        prompt_id=prompt_id,
-        token_ids=tokens,
-        token_logprobs=tuple(n.logprob for n in path),
-        logprob=sum(n.logprob for n in path),
-        logprob_sampling=sum(n.law_logprob for n in path),
-        token_logprobs_sampling=tuple(n.law_logprob for n in path),
-        generation_indices=tuple(draws.tolist()),
-        finish_reason=leaves[0].finish_reason,
-    )
+def _sequences(leaves: Leaves, prompt_ids: Sequence[str]) -> list[SampledSequence]:
+    nodes = leaves.nodes
+    tokens, logprobs, law_logprobs = (nodes.paths(column) for column in ("tokens", "logprobs", "law_logprobs"))
+    draws = np.split(nodes.draws, np.cumsum(nodes.num_draws)[:-1])
+    return [
+        SampledSequence(
+            prompt_id=prompt_ids[prompt],
+            token_ids=tuple(tokens[row]),
+            token_logprobs=tuple(logprobs[row]),
+            logprob=sum(logprobs[row]),
+            logprob_sampling=sum(law_logprobs[row]),
+            token_logprobs_sampling=tuple(law_logprobs[row]),
+            generation_indices=tuple(draws[row].tolist()),
+            finish_reason=leaves.finish_reason,
+        )
+        for row, prompt in enumerate(nodes.prompts.tolist())
+    ]
 
 
-def _path(node: Node) -> list[Node]:
-    """The nodes from the first drawn token to `node`."""
-    path = []
-    while node.parent is not None:
-        path.append(node)
-        node = node.parent
-    return path[::-1]
+def _merged(equal: list[SampledSequence]) -> SampledSequence:
+    if len(equal) == 1:
+        return equal[0]
+    draws = sorted(draw for sequence in equal for draw in sequence.generation_indices)
+    return replace(equal[0], generation_indices=tuple(draws))
 
 
 def distinct_prefixes(sequences: Iterable[SampledSequence]) -> int:

@@ -10,6 +10,7 @@ import torch
 
 from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.samples import samples_table
+from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.model import LoadedModel, load_model
 from evalgen.sampling.nodes import distinct_prefixes
@@ -18,14 +19,16 @@ from evalgen.unit_store import SamplingCost
 
 log = logging.getLogger(__name__)
 
-SAMPLERS = {"tree": sample_tree, "independent": sample_independently}
+SAMPLERS = {"tree": sample_tree, "independent": sample_independently, "enumerate": enumerate_completions}
 
 
 class Replica:
     """Samples unit after unit; a checkpoint is loaded when the first unit of it comes, in place of the one before."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, budget_bytes: int | None = None) -> None:
+        """`budget_bytes` is for what is kept between evaluations; None: a share of the memory that is free then."""
         self._device = device
+        self._budget_bytes = budget_bytes
         self._held: tuple[Checkpoint, str] | None = None
         self._loaded: LoadedModel | None = None
 
@@ -34,10 +37,10 @@ class Replica:
         start = time.perf_counter()
         loaded = self._hold(unit.checkpoint, unit.dtype)
         ready = time.perf_counter()
-        result = SAMPLERS[unit.sampler](loaded, unit)
+        result = SAMPLERS[unit.sampler](loaded, unit, self._budget_bytes)
         table = samples_table(unit, result.sequences, loaded.tokenizer)
         num_prefixes = distinct_prefixes(result.sequences)
-        if unit.sampler == "tree" and not result.out_of_memory_halvings:
+        if unit.sampler == "tree":
             assert result.model_evaluations == num_prefixes, (result.model_evaluations, num_prefixes)
         return table, SamplingCost(
             model_evaluations=result.model_evaluations,

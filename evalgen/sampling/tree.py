@@ -1,213 +1,175 @@
-"""Samples all draws of some prompts at the cost of their distinct prefixes.
+"""Grows the tree of completions of some prompts; the model sees each node (distinct prefix) once.
 
-The model sees each node (distinct prefix) once; every draw at the node picks its next token with its own random number,
-and draws that picked the same token share the child. A slice is a batch of nodes of equal depth, with the KV cache of
-its parents; slices wait on a stack, so memory is bounded by depth times the slice, whatever the number of draws.
+`sample_tree` grows it along draws: every draw at a node picks its next token with its own random number, and draws that
+picked the same token share the child. A slice is a batch of nodes of one depth with the prefixes of their parents.
+Slices wait on a stack, so what is kept is bounded whatever the number of draws.
 
-Dimension letters: N nodes of a slice (one row each), L length of the padded prefix, V vocabulary, K draws of the node
-that has most, D draws of the slice.
+Dimension letters: N nodes of a slice, D draws at them, C children.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import Cache
 
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
-from evalgen.sampling.law import NextToken, next_token, pick
-from evalgen.sampling.memory import BYTES_PER_LOGIT, cache_budget_bytes, cache_bytes
+from evalgen.sampling.law import NextToken, grouped, next_token
+from evalgen.sampling.memory import limits_of
 from evalgen.sampling.model import LoadedModel
-from evalgen.sampling.nodes import Leaf, Node, SamplingResult, sequences_of
+from evalgen.sampling.nodes import Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
+from evalgen.sampling.prefixes import Prefixes, evaluate_prompts
+from evalgen.sampling.stopping import Stopping
 from evalgen.tokenization import encode_prompt
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+class Growth(Protocol):
+    """Which children a node has."""
+
+    def roots(self, prompts: Ints) -> Nodes: ...
+
+    def children(self, nodes: Nodes, distribution: NextToken) -> Nodes:
+        """The children of all `nodes`, by parent; `distribution` is that of the token after each."""
+        ...
+
+    def most_leaves(self, nodes: Nodes) -> Ints:
+        """(N,) what the subtree of each node cannot have more of at any depth."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Slice:
-    """Nodes to evaluate next, all at one depth, and where their parents' keys and values are."""
-
-    nodes: list[Node]
-    parent_cache: Cache | None  # None: roots, the whole prompt is to be evaluated
-    parent_mask: Tensor | None  # (parents, L) int64, 0 on the left padding
-    parent_rows: NDArray[np.int64]  # (N,) row of each node's parent in the cache
-
-    def parts(self, max_nodes: int) -> Iterator[_Slice]:
-        for start in range(0, len(self.nodes), max_nodes):
-            stop = start + max_nodes
-            yield _Slice(
-                nodes=self.nodes[start:stop],
-                parent_cache=self.parent_cache,
-                parent_mask=self.parent_mask,
-                parent_rows=self.parent_rows[start:stop],
-            )
+    nodes: Nodes
+    parents: Prefixes | None  # None: roots, the prompts are to be evaluated
 
 
-@torch.inference_mode()
-def sample_tree(loaded: LoadedModel, unit: SamplingUnit) -> SamplingResult:
-    """Every draw of every prompt of `unit`; the same tokens, draw for draw, as `sample_independently`."""
-    return _TreeSampler(loaded, unit).run()
+def sample_tree(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None) -> SamplingResult:
+    """Every draw of every prompt of `unit`; the same tokens, draw for draw, as `sample_independently`.
+
+    `budget_bytes` is for all that is kept between evaluations; None: a share of the memory that is free now.
+    """
+    return Tree(loaded, unit, Drawing(unit), budget_bytes).grow()
 
 
-class _TreeSampler:
-    def __init__(self, loaded: LoadedModel, unit: SamplingUnit) -> None:
+class Drawing:
+    """Children are what the draws of a unit pick."""
+
+    def __init__(self, unit: SamplingUnit) -> None:
+        self._unit = unit
+
+    def roots(self, prompts: Ints) -> Nodes:
+        draws = np.arange(self._unit.first_draw, self._unit.first_draw + self._unit.num_draws)
+        return Nodes.roots(prompts, draws)
+
+    def children(self, nodes: Nodes, distribution: NextToken) -> Nodes:
+        rows = nodes.rows_of_draws
+        tokens = distribution.pick(rows, random_numbers(self._unit, nodes))
+        order, first = grouped(rows * distribution.vocabulary + tokens)
+        chosen = order[first]  # the first draw of each child
+        num_draws = np.diff(first, append=len(order))
+        return nodes.children(rows[chosen], tokens[chosen], distribution, nodes.draws[order], num_draws)
+
+    def most_leaves(self, nodes: Nodes) -> Ints:
+        return nodes.num_draws
+
+
+def random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
+    """(D,) the number with which each draw at `nodes` picks its next token."""
+    numbers = np.empty(len(nodes.draws))
+    prompts = nodes.prompts[nodes.rows_of_draws]
+    first = np.flatnonzero(np.diff(prompts, prepend=-1))
+    for start, stop in zip(first, np.append(first[1:], len(prompts)), strict=True):
+        query = unit.queries[prompts[start]]
+        of_prompt = uniforms(unit.seed, query.id, nodes.depth, unit.first_draw, unit.num_draws)
+        numbers[start:stop] = of_prompt[nodes.draws[start:stop] - unit.first_draw]
+    return numbers
+
+
+class Tree:
+    """Grows the trees of all prompts of a unit."""
+
+    def __init__(self, loaded: LoadedModel, unit: SamplingUnit, growth: Growth, budget_bytes: int | None) -> None:
         self._loaded = loaded
         self._unit = unit
+        self._growth = growth
+        self._stopping = Stopping(loaded, unit.law)
         self._prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in unit.queries]
-        self._most_that_fitted = sys.maxsize  # halved when memory runs out, in spite of the budget
-        self._budget_bytes = cache_budget_bytes(loaded.device)
+        self._limits = limits_of(loaded, unit.law, max(map(len, self._prompts)), budget_bytes)
         self._evaluations = 0
         self._halvings = 0
 
-    def run(self) -> SamplingResult:
-        leaves: list[Leaf] = []
-        stack = self._root_slices()
+    @torch.inference_mode()
+    def grow(self) -> SamplingResult:
+        leaves: list[Leaves] = []
+        stack = [_Slice(nodes=self._growth.roots(batch), parents=None) for batch in self._prompt_batches()]
         while stack:
             waiting = stack.pop()
-            if len(waiting.nodes) > self._most_that_fitted:
-                stack.extend(waiting.parts(self._most_that_fitted))
-                continue
             try:
-                children, ended, max_nodes = self._expand(waiting)
+                logits, prefixes = self._evaluate(waiting)
+                distribution = next_token(logits, self._unit.law, self._loaded.undrawable)
+                children = self._growth.children(waiting.nodes, distribution)
             except torch.OutOfMemoryError:
                 if len(waiting.nodes) == 1:
                     raise
-                self._note_out_of_memory(len(waiting.nodes))
-                stack.append(waiting)
+                self._halve(len(waiting.nodes))
+                stack.extend(self._cut(waiting))
                 continue
+            self._evaluations += len(waiting.nodes)
+            ended, going_on = self._stopping.apart(children)
             leaves.extend(ended)
-            stack.extend(children.parts(max_nodes))
+            stack.extend(self._cut(_Slice(nodes=going_on, parents=prefixes)))
         return SamplingResult(
             sequences=sequences_of(leaves, [query.id for query in self._unit.queries]),
             model_evaluations=self._evaluations,
             out_of_memory_halvings=self._halvings,
         )
 
-    def _root_slices(self) -> list[_Slice]:
-        """One slice for each batch of prompts, prompts of like length together, so that little is padding."""
-        draws = np.arange(self._unit.first_draw, self._unit.first_draw + self._unit.num_draws)
-        by_length = sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index]))
-        roots = [Node(prompt_index=index, depth=0, draws=draws) for index in by_length]
-        whole = _Slice(nodes=roots, parent_cache=None, parent_mask=None, parent_rows=np.arange(len(roots)))
-        return list(whole.parts(self._unit.generation_batch_size))
+    def _prompt_batches(self) -> Iterator[Ints]:
+        """Batches of prompts, those of like length together: what is padded is little, and what may not be is not."""
+        may_pad = self._loaded.footprint.shares_prompts
+        batch: list[int] = []
+        for index in sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index])):
+            length = len(self._prompts[index])
+            if batch and (
+                len(batch) == self._unit.generation_batch_size
+                or (len(batch) + 1) * length > self._limits.max_prompt_tokens
+                or (not may_pad and length != len(self._prompts[batch[0]]))
+            ):
+                yield np.array(batch)
+                batch = []
+            batch.append(index)
+        yield np.array(batch)
 
-    def _expand(self, waiting: _Slice) -> tuple[_Slice, list[Leaf], int]:
-        """Evaluates a slice and lets its draws pick: the children, the leaves, and how many children fit a slice."""
-        logits, cache, mask = self._evaluate(waiting)
-        distribution = next_token(logits, self._unit.law, self._loaded.vocabulary_size)
-        tokens = self._pick_tokens(waiting.nodes, distribution)
-        self._evaluations += len(waiting.nodes)
-        children, rows, leaves = [], [], []
-        for row, child in self._split(waiting.nodes, tokens, distribution):
-            if child.token in self._loaded.eos_ids:
-                leaves.append(Leaf(node=child, finish_reason="eos"))
-            elif child.depth == self._unit.law.max_new_tokens:
-                leaves.append(Leaf(node=child, finish_reason="length"))
-            else:
-                children.append(child)
-                rows.append(row)
-        next_slice = _Slice(nodes=children, parent_cache=cache, parent_mask=mask, parent_rows=np.array(rows, int))
-        return next_slice, leaves, self._slice_size(cache, *logits.shape)
+    def _evaluate(self, waiting: _Slice) -> tuple[Tensor, Prefixes]:
+        """The logits after each node (N, V), and the nodes as prefixes."""
+        nodes = waiting.nodes
+        if waiting.parents is not None:
+            return waiting.parents.extend(nodes.parent_rows, nodes.tokens)
+        prompts = [self._prompts[index] for index in nodes.prompts]
+        return evaluate_prompts(self._loaded.model, prompts, self._loaded.footprint.shares_prompts)
 
-    def _evaluate(self, waiting: _Slice) -> tuple[Tensor, Cache, Tensor]:
-        """Logits of the next token (N, V), the cache and the mask (N, L) with the nodes' own tokens in them."""
-        device = self._loaded.device
-        if waiting.parent_cache is None:
-            input_ids, mask = _left_padded([self._prompts[node.prompt_index] for node in waiting.nodes], device)
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (N, L)
-            cache = None
-        else:
-            assert waiting.parent_mask is not None
-            rows = torch.from_numpy(waiting.parent_rows).to(device)
-            cache = _select_rows(waiting.parent_cache, rows)
-            mask = torch.nn.functional.pad(waiting.parent_mask[rows], (0, 1), value=1)  # (N, L)
-            input_ids = torch.tensor([[node.token] for node in waiting.nodes], device=device)
-            positions = mask.sum(-1, keepdim=True) - 1  # (N, 1)
-        output = self._loaded.model(
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1], output.past_key_values, mask
+    def _cut(self, whole: _Slice) -> Iterator[_Slice]:
+        """Slices that the limits allow, each with as many nodes as they do."""
+        leaves = self._growth.most_leaves(whole.nodes)
+        start = 0
+        while start < len(whole.nodes):
+            by_leaves = int(np.searchsorted(leaves[start:].cumsum(), self._limits.max_leaves, side="right"))
+            stop = start + max(by_leaves, self._limits.max_nodes)
+            yield _Slice(nodes=whole.nodes.part(start, stop), parents=whole.parents)
+            start = stop
 
-    def _pick_tokens(self, nodes: list[Node], distribution: NextToken) -> list[NDArray[np.int64]]:
-        """For each node, the next token of each of its draws."""
-        most = max(len(node.draws) for node in nodes)
-        u = np.zeros((len(nodes), most))  # (N, K), padded with numbers that nobody uses
-        numbers: dict[int, NDArray[np.float64]] = {}
-        for row, node in enumerate(nodes):
-            if node.prompt_index not in numbers:
-                numbers[node.prompt_index] = self._uniforms(node)
-            u[row, : len(node.draws)] = numbers[node.prompt_index][node.draws - self._unit.first_draw]
-        picked = pick(distribution, torch.from_numpy(u).to(self._loaded.device)).cpu().numpy()  # (N, K)
-        return [picked[row, : len(node.draws)] for row, node in enumerate(nodes)]
-
-    def _uniforms(self, node: Node) -> NDArray[np.float64]:
-        unit = self._unit
-        return uniforms(unit.seed, unit.queries[node.prompt_index].id, node.depth, unit.first_draw, unit.num_draws)
-
-    def _split(
-        self, nodes: list[Node], tokens: list[NDArray[np.int64]], distribution: NextToken
-    ) -> list[tuple[int, Node]]:
-        """The children, each with its parent's row: draws of a node that picked the same token go on together."""
-        branches = [(row, int(token)) for row, picked in enumerate(tokens) for token in np.unique(picked)]
-        index = torch.tensor(branches, device=self._loaded.device).T
-        logprobs = distribution.logprobs[index[0], index[1]].tolist()
-        law_logprobs = distribution.law_logprobs[index[0], index[1]].tolist()
-        return [
-            (
-                row,
-                Node(
-                    prompt_index=nodes[row].prompt_index,
-                    depth=nodes[row].depth + 1,
-                    draws=nodes[row].draws[tokens[row] == token],
-                    parent=nodes[row],
-                    token=token,
-                    logprob=logprob,
-                    law_logprob=law_logprob,
-                ),
-            )
-            for (row, token), logprob, law_logprob in zip(branches, logprobs, law_logprobs, strict=True)
-        ]
-
-    def _slice_size(self, cache: Cache, num_nodes: int, vocabulary_size: int) -> int:
-        """Most nodes a slice may have: the stack holds the cache of one slice for every depth, plus the one at work."""
-        caches = cache_bytes(cache) // num_nodes * (self._unit.law.max_new_tokens + 1)
-        return max(1, self._budget_bytes // (caches + vocabulary_size * BYTES_PER_LOGIT))
-
-    def _note_out_of_memory(self, num_nodes: int) -> None:
+    def _halve(self, num_nodes: int) -> None:
         self._halvings += 1
-        self._most_that_fitted = num_nodes // 2
+        self._limits = self._limits.halved(num_nodes)
         if self._halvings == 1:
             log.warning("out of memory with %d nodes in one slice; going on with half as many", num_nodes)
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _left_padded(prompts: list[list[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Ids and mask, both (N, L) int64; padded with id 0, which the mask hides."""
-    longest = max(len(prompt) for prompt in prompts)
-    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    return ids, mask
-
-
-def _select_rows(cache: Cache, rows: Tensor) -> Cache:
-    """A new cache with `rows` of the old, which stays as it is: other slices may still come from it."""
-    selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]
-    selected.batch_select_indices(rows)
-    return selected

@@ -116,7 +116,8 @@ def test_resolving_creates_nothing(tiny_run: Path, tmp_path: Path) -> None:
 def test_the_saved_checkpoint_loads_as_the_model_that_was_saved(tiny_run: Path, model: torch.nn.Module) -> None:
     (plan,) = resolve_job(config_of(tiny_run))
     loaded = load_model(plan.checkpoint, "fp32", torch.device("cpu"))
-    assert loaded.eos_ids == {0} and loaded.vocabulary_size == len(loaded.tokenizer)
+    assert loaded.eos_ids == {0} and loaded.undrawable.tolist() == []
+    assert loaded.footprint.shares_prompts and loaded.num_logits == len(loaded.tokenizer)
     ids = torch.tensor([[0, 50, 60]])
     with torch.inference_mode():
         assert torch.equal(loaded.model(ids).logits, model(ids).logits)

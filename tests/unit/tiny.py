@@ -21,7 +21,7 @@ from transformers import (
 from evalgen.config import RunConfig
 from evalgen.job import DatasetPlan
 from evalgen.records import Checkpoint, GraderSpec, Query, SamplingLaw, SamplingUnit
-from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.model import LoadedModel, ready_to_sample
 from evalgen.sampling.nodes import SamplingResult
 
 EOS = 0  # also BOS
@@ -98,13 +98,7 @@ def random_model(config: PretrainedConfig, *, seed: int = 0) -> PreTrainedModel:
 
 
 def loaded(model: Any, tokenizer: PreTrainedTokenizerFast, *, eos_ids: Sequence[int] = (EOS,)) -> LoadedModel:
-    return LoadedModel(
-        model=model,
-        tokenizer=tokenizer,
-        eos_ids=frozenset(eos_ids),
-        vocabulary_size=len(tokenizer),
-        device=torch.device("cpu"),
-    )
+    return ready_to_sample(model, tokenizer, eos_ids)
 
 
 def query(prompt: str, id: str | None = None, reference: str = " Grace Miller", **metadata: Any) -> Query:
@@ -128,6 +122,7 @@ def unit_of(queries: Sequence[Query], **changed: Any) -> SamplingUnit:
         "seed": 7,
         "dtype": "fp32",
         "sampler": "tree",
+        "min_probability": None,
         "generation_batch_size": 32,
     }
     return SamplingUnit(**fields | changed)

@@ -1,4 +1,4 @@
-"""The guard of the whole project: the tree sampler returns, draw for draw, what sampling one by one does."""
+"""The guard of the whole project: on every architecture the tree draws, draw for draw, what one-by-one sampling does."""
 
 from __future__ import annotations
 
@@ -9,35 +9,53 @@ import pytest
 import transformers
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from evalgen.errors import InputError
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
+from tests.unit.sampling.plain import plain_draws
 from tests.unit.tiny import EOS, PAD, draws_of, law, loaded, query, random_model, unit_of
 
 UNUSED_EMBEDDINGS = 13  # models have more rows than the tokenizer has ids
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = {**SHAPE, "num_key_value_heads": 2}
-LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
+LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
 GPT2_SHAPE = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
+MAMBA_SHAPE = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
+SHARING: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", SHAPE),
-    "olmo3 with sliding window": ("Olmo3Config", {**SHAPE, **LAYERS, "sliding_window": 4}),
+    "olmo3 with sliding window": ("Olmo3Config", {**SHAPE, **LAYERS}),
     "llama": ("LlamaConfig", GROUPED),
     "gpt2, learned positions": ("GPT2Config", GPT2_SHAPE),
     "gpt-neox, partial rotary": ("GPTNeoXConfig", SHAPE),
     "qwen2": ("Qwen2Config", GROUPED),
     "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
     "phi": ("PhiConfig", SHAPE),
-    "gemma2 with sliding window": ("Gemma2Config", {**GROUPED, **LAYERS, "head_dim": 8, "sliding_window": 4}),
-    "gemma3 with sliding window": ("Gemma3TextConfig", {**GROUPED, **LAYERS, "head_dim": 8, "sliding_window": 4}),
+    "phi3": ("Phi3Config", GROUPED),
+    "gemma2 with sliding window": ("Gemma2Config", {**GROUPED, **LAYERS, "head_dim": 8}),
+    "gemma3 with sliding window": ("Gemma3TextConfig", {**GROUPED, **LAYERS, "head_dim": 8}),
     "mistral with sliding window": ("MistralConfig", {**GROUPED, "head_dim": 8, "sliding_window": 4}),
+    "mixtral, experts": ("MixtralConfig", {**GROUPED, **EXPERTS}),
+    "opt": ("OPTConfig", {**SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128}),
 }
+COPYING: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba2, state space": (
+        "Mamba2Config",
+        {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2},
+    ),
+    "mamba, state space": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    "falcon-h1, hybrid": ("FalconH1Config", {**GROUPED, **MAMBA_SHAPE, "mamba_d_ssm": 64, "mamba_n_groups": 1}),
+    "lfm2, convolutions": ("Lfm2Config", {**GROUPED, "layer_types": ["conv", "full_attention"], "block_ff_dim": 64}),
+    "gpt-oss, attention sinks": ("GptOssConfig", {**GROUPED, **LAYERS, **EXPERTS, "head_dim": 8}),
+    "bloom, position biases": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+}
+ARCHITECTURES = SHARING | COPYING
 PROMPTS = ["a", "Q: Who is the mayor of Tokyo? A:", "São Paulo", "Alice Chen died on March 15, 1987. Alice"]
 
 
-def config_of(name: str, vocab_size: int) -> PretrainedConfig:
-    class_name, shape = ARCHITECTURES[name]
+def config_of(class_name: str, shape: dict[str, Any], vocab_size: int) -> PretrainedConfig:
     if not hasattr(transformers, class_name):
         pytest.skip(f"this transformers has no {class_name}")
     make: Callable[..., PretrainedConfig] = getattr(transformers, class_name)
@@ -46,12 +64,15 @@ def config_of(name: str, vocab_size: int) -> PretrainedConfig:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_tree_and_independent_draw_the_same_tokens(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    model = random_model(config_of(name, len(tokenizer) + UNUSED_EMBEDDINGS))
+def test_tree_and_independent_draw_what_sampling_by_definition_does(
+    name: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = random_model(config_of(*ARCHITECTURES[name], len(tokenizer) + UNUSED_EMBEDDINGS))
     it = loaded(model, tokenizer, eos_ids=(EOS, 30, 31, 32))
+    assert it.footprint.shares_prompts == (name in SHARING)
     unit = unit_of([query(prompt) for prompt in PROMPTS], law=law(temperature=0.5, max_new_tokens=6), num_draws=6)
     tree, independent = sample_tree(it, unit), sample_independently(it, unit)
-    assert draws_of(tree) == draws_of(independent)
+    assert draws_of(tree) == draws_of(independent) == plain_draws(it, unit)
     assert len(draws_of(tree)) == len(PROMPTS) * 6
     assert tree.model_evaluations == distinct_prefixes(tree.sequences)
     for ours, reference in zip(tree.sequences, independent.sequences, strict=True):
@@ -62,14 +83,31 @@ def test_tree_and_independent_draw_the_same_tokens(name: str, tokenizer: PreTrai
         assert max(ours.token_ids) < len(tokenizer)
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral with sliding window", "lfm2, convolutions"])
+def test_bushy_trees_in_small_slices_are_the_same(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Prompts with many and with few nodes in one slice, and slices in which some prompts have none left."""
+    it = loaded(random_model(config_of(*ARCHITECTURES[name], len(tokenizer)), seed=2), tokenizer, eos_ids=range(60))
+    unit = unit_of([query(prompt) for prompt in PROMPTS], law=law(temperature=0.7, max_new_tokens=8), num_draws=60)
+    whole = draws_of(sample_independently(it, unit))
+    for budget_bytes in (None, 2_000_000, 100_000):
+        assert draws_of(sample_tree(it, unit, budget_bytes)) == whole
+
+
 def test_the_architectures_share_prefixes_and_differ(tokenizer: PreTrainedTokenizerFast) -> None:
     """Otherwise the guard above would prove little."""
     drawn = {}
     for name in ("llama", "gpt2, learned positions"):
-        model = random_model(config_of(name, len(tokenizer) + UNUSED_EMBEDDINGS))
+        model = random_model(config_of(*ARCHITECTURES[name], len(tokenizer) + UNUSED_EMBEDDINGS))
         unit = unit_of([query(prompt) for prompt in PROMPTS], law=law(temperature=0.5, max_new_tokens=6), num_draws=50)
         result = sample_tree(loaded(model, tokenizer), unit)
         num_drawn = sum(len(s.token_ids) * len(s.generation_indices) for s in result.sequences)
         assert distinct_prefixes(result.sequences) < 0.7 * num_drawn
         drawn[name] = draws_of(result)
     assert drawn["llama"] != drawn["gpt2, learned positions"]
+
+
+def test_a_model_whose_state_cannot_be_reindexed_is_an_error_that_names_it(tokenizer: PreTrainedTokenizerFast) -> None:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}
+    model = random_model(config_of("RwkvConfig", shape, len(tokenizer)))
+    with pytest.raises(InputError, match=r"RwkvForCausalLM cannot be sampled.*expected"):
+        loaded(model, tokenizer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from evalgen.errors import InputError
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingLaw
 from evalgen.sampling.independent import sample_independently
-from evalgen.sampling.law import next_token, pick
+from evalgen.sampling.law import NextToken, next_token
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.tree import sample_tree
 from tests.unit.tiny import EOS, draws_of, law, loaded, mayor_prompt, query, random_model, unit_of
@@ -63,7 +64,7 @@ def test_draws_and_log_probabilities_are_those_of_the_definition(tiny: LoadedMod
         while len(tokens) < sampling.max_new_tokens and EOS not in tokens:
             with torch.no_grad():
                 logits = tiny.model(torch.tensor([ids + tokens])).logits[0, -1]
-            p = probabilities(logits, sampling, tiny.vocabulary_size)
+            p = probabilities(logits, sampling, len(tiny.tokenizer))
             u = float(uniforms(11, "it", len(tokens), g, 1)[0])
             token = int((p.cumsum(-1) > u).nonzero()[0])
             tokens.append(token)
@@ -77,13 +78,13 @@ def test_draws_and_log_probabilities_are_those_of_the_definition(tiny: LoadedMod
 
 
 @pytest.mark.parametrize("sampling", [law(temperature=1.0, max_new_tokens=2), law(temperature=1.4, top_k=30)], ids=str)
-def test_fifty_thousand_draws_follow_the_exact_distribution_of_two_tokens(
+def test_two_hundred_thousand_draws_follow_the_exact_distribution_of_two_tokens(
     tokenizer: PreTrainedTokenizerFast, sampling: SamplingLaw
 ) -> None:
     sampling = law(temperature=sampling.temperature, top_k=sampling.top_k, max_new_tokens=2)
     config = LlamaConfig(vocab_size=len(tokenizer) + 3, hidden_size=16, num_attention_heads=2, num_hidden_layers=1)
     it = loaded(random_model(config, seed=5), tokenizer, eos_ids=(EOS, 20, 21, 22))
-    num_draws = 50_000
+    num_draws = 200_000
     drawn = Counter(
         ids for ids, _ in draws_of(sample_tree(it, unit_of([query("a")], law=sampling, num_draws=num_draws))).values()
     )
@@ -101,7 +102,7 @@ def test_fifty_thousand_draws_follow_the_exact_distribution_of_two_tokens(
 
 def _enumerated(it: LoadedModel, sampling: SamplingLaw) -> dict[tuple[int, ...], float]:
     prompt = [EOS, *it.tokenizer.encode("a", add_special_tokens=False)]
-    vocabulary = it.vocabulary_size
+    vocabulary = len(it.tokenizer)
     with torch.no_grad():
         first = probabilities(it.model(torch.tensor([prompt])).logits[0, -1], sampling, vocabulary)
         after = it.model(torch.tensor([[*prompt, token] for token in range(vocabulary)])).logits[:, -1]
@@ -115,37 +116,71 @@ def _enumerated(it: LoadedModel, sampling: SamplingLaw) -> dict[tuple[int, ...],
     return found
 
 
+ALL_DRAWABLE = torch.zeros(0, dtype=torch.long)
+
+
+def picks(distribution: NextToken, *uniforms: float) -> list[int]:
+    """The tokens of some draws at the first row."""
+    return distribution.pick(np.zeros(len(uniforms), np.int64), np.array(uniforms)).tolist()
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     logits=st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=12),
     u=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53, 5e-324])),
+    unused=st.integers(0, 14),
 )
-def test_a_token_of_probability_zero_is_never_picked(logits: list[float], u: float) -> None:
-    unused = torch.full((2,), 70.0)  # ids beyond the tokenizer, and the likeliest of all
-    distribution = next_token(torch.cat([torch.tensor(logits), unused])[None], law(), len(logits))
-    token = int(pick(distribution, torch.tensor([[u]], dtype=torch.float64)))
-    assert 0 <= token < len(logits)
-    assert float(distribution.law_logprobs[0, token].double().exp()) > 0
+def test_a_token_of_probability_zero_is_never_picked(logits: list[float], u: float, unused: int) -> None:
+    lacking = sorted({unused % (len(logits) + 2), len(logits), len(logits) + 1} - {0})  # the last two are the likeliest
+    scores = torch.tensor([*logits, 70.0, 70.0])
+    distribution = next_token(scores[None], law(), torch.tensor(lacking))
+    (token,) = picks(distribution, u)
+    assert 0 <= token < len(logits) and token not in lacking
+    assert distribution.law_logprobs(np.array([0]), np.array([token]))[0] > -np.inf
+    for never in lacking:
+        assert distribution.law_logprobs(np.array([0]), np.array([never]))[0] == -np.inf
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    vocabulary=st.sampled_from([1, 2, 3, 16, 17, 300, 1011]),
+    num_draws=st.lists(st.integers(0, 70), min_size=1, max_size=4),
+    seed=st.integers(0, 1000),
+    temperature=st.sampled_from([0.05, 1.0, 3.0]),
+)
+def test_a_pick_is_the_inverse_of_the_cumulative_distribution_whatever_else_is_picked(
+    vocabulary: int, num_draws: list[int], seed: int, temperature: float
+) -> None:
+    """By definition: the first token whose cumulative probability lies above the random number."""
+    generator = np.random.default_rng(seed)
+    logits = torch.from_numpy(generator.normal(scale=3, size=(len(num_draws), vocabulary))).float()
+    distribution = next_token(logits, law(temperature=temperature), ALL_DRAWABLE)
+    rows = np.repeat(np.arange(len(num_draws)), num_draws)
+    u = generator.random(len(rows))
+    cdf = torch.softmax(logits.double() / temperature, -1).cumsum(-1).numpy()
+    for row, number, token in zip(rows, u, distribution.pick(rows, u).tolist(), strict=True):
+        below = cdf[row, token - 1] if token else 0.0
+        assert below - 1e-6 < number < cdf[row, token] + 1e-6
 
 
 def test_picks_rise_with_the_random_number_and_cut_at_the_cumulative_probabilities() -> None:
-    p = torch.tensor([[0.25, 0.0, 0.5, 0.25]])
-    distribution = next_token(p.log(), law(), 4)
-    u = torch.tensor([[0.0, 0.2499, 0.2501, 0.7499, 0.7501, 0.999999]], dtype=torch.float64)
-    assert pick(distribution, u).tolist() == [[0, 0, 2, 2, 3, 3]]
+    distribution = next_token(torch.tensor([[0.25, 0.0, 0.5, 0.25]]).log(), law(), ALL_DRAWABLE)
+    assert picks(distribution, 0.0, 0.2499, 0.2501, 0.7499, 0.7501, 0.999999) == [0, 0, 2, 2, 3, 3]
 
 
 def test_log_probabilities_at_temperature_one_ignore_the_law() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0, 9.0]])
     for sampling in LAWS:
-        assert torch.equal(next_token(logits, sampling, 3).logprobs, logits.log_softmax(-1))
+        distribution = next_token(logits, sampling, torch.tensor([3]))
+        logprobs = distribution.logprobs(np.zeros(4, np.int64), np.arange(4))
+        assert logprobs == pytest.approx(logits.double().log_softmax(-1)[0].numpy(), abs=1e-6)
 
 
 @pytest.mark.parametrize("temperature", [MIN_TEMPERATURE, 10 * MIN_TEMPERATURE])
 def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
     """What the configuration accepts does not overflow."""
-    distribution = next_token(torch.tensor([[1.0, 30.0, 29.0]]), law(temperature=temperature), 3)
-    assert pick(distribution, torch.tensor([[0.5]], dtype=torch.float64)).tolist() == [[1]]
+    distribution = next_token(torch.tensor([[1.0, 30.0, 29.0]]), law(temperature=temperature), ALL_DRAWABLE)
+    assert picks(distribution, 0.5) == [1]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -153,4 +188,4 @@ def test_the_smallest_temperatures_are_greedy(temperature: float) -> None:
 def test_logits_that_are_not_finite_are_refused(value: float, do_sample: bool) -> None:
     """A diverged checkpoint must not be drawn from, and not greedily either."""
     with pytest.raises(InputError, match="not finite"):
-        next_token(torch.full((1, 3), value), law(do_sample=do_sample), 3)
+        next_token(torch.full((1, 3), value), law(do_sample=do_sample), ALL_DRAWABLE)

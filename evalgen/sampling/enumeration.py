@@ -1,0 +1,50 @@
+"""Enumerates, in place of drawing: every completion that is at least so probable under the sampling law.
+
+No other set of completions of the same size has more probability, and nothing about it is random. The probabilities of
+a node's children sum to its own, so at no depth can more than 1 / `min_probability` nodes be probable enough.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evalgen.records import SamplingUnit
+from evalgen.sampling.law import NextToken
+from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.nodes import Ints, Nodes, SamplingResult
+from evalgen.sampling.tree import Tree
+
+
+def enumerate_completions(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None) -> SamplingResult:
+    """Every completion of every prompt whose probability under the law is at least `unit.min_probability`.
+
+    By prompt, then by falling probability; equally probable ones by their tokens. No draws are attached.
+    """
+    assert unit.min_probability is not None
+    result = Tree(loaded, unit, _Enumeration(unit.min_probability), budget_bytes).grow()
+    prompts = {query.id: index for index, query in enumerate(unit.queries)}
+    by_probability = sorted(result.sequences, key=lambda s: (prompts[s.prompt_id], -s.logprob_sampling, s.token_ids))
+    return SamplingResult(
+        sequences=tuple(by_probability),
+        model_evaluations=result.model_evaluations,
+        out_of_memory_halvings=result.out_of_memory_halvings,
+    )
+
+
+class _Enumeration:
+    """Children are all tokens after which the prefix is still probable enough."""
+
+    def __init__(self, min_probability: float) -> None:
+        self._min_probability = min_probability
+
+    def roots(self, prompts: Ints) -> Nodes:
+        return Nodes.roots(prompts, np.zeros(0, np.int64))
+
+    def children(self, nodes: Nodes, distribution: NextToken) -> Nodes:
+        # Above 1 where the prefix itself is not probable enough any more, which rounding alone can bring about.
+        rows, tokens = distribution.at_least(self._min_probability / np.exp(nodes.prefix_law_logprobs))
+        return nodes.children(rows, tokens, distribution, nodes.draws, np.zeros_like(rows))
+
+    def most_leaves(self, nodes: Nodes) -> Ints:
+        most: Ints = np.floor(np.exp(nodes.prefix_law_logprobs) / self._min_probability).astype(np.int64) + 1
+        return most

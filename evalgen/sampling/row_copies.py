@@ -1,0 +1,87 @@
+"""Prefixes that each hold a whole cache row, prompt included, in whatever form transformers keeps it.
+
+Larger and slower than shared prompts, but right for every cache that transformers can re-index: the recurrent states
+of state-space and hybrid models, layers that share keys, attention with sinks.
+
+Dimension letters: P prompts, S their length, N prefixes.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import Cache, PreTrainedModel
+
+from evalgen.errors import InputError
+
+CACHE_NAMES = ("past_key_values", "cache_params")  # the second in purely state-space models
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowCopyPrefixes:
+    """N prefixes of one length, a cache row each."""
+
+    _model: PreTrainedModel
+    _cache: Cache
+    _cache_name: str
+
+    @classmethod
+    def of_prompts(cls, model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, RowCopyPrefixes]:
+        """Evaluates P prompts of one length, `ids` (P, S): the next token's logits (P, V), and the prefixes.
+
+        Raises:
+            InputError: the model keeps what it has read in a form that cannot be re-indexed.
+        """
+        output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+        for name in CACHE_NAMES:
+            cache = getattr(output, name, None)
+            if isinstance(cache, Cache):
+                return output.logits[:, -1], cls(_model=model, _cache=cache, _cache_name=name)
+        raise InputError(
+            f"{type(model).__name__} cannot be sampled: its cache is none of those that transformers can re-index; "
+            "expected an attention, state-space or hybrid model with a transformers.Cache"
+        )
+
+    def extend(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, RowCopyPrefixes]:
+        """Evaluates prefix `rows[n]` with `tokens[n]` behind it: the logits (N, V) and the new prefixes."""
+        device = self._model.device
+        cache = _select_rows(self._cache, torch.from_numpy(rows).to(device))
+        arguments: dict[str, Any] = {self._cache_name: cache}
+        ids = torch.from_numpy(tokens).to(device)[:, None]
+        output = self._model(input_ids=ids, use_cache=True, logits_to_keep=1, **arguments)
+        return output.logits[:, -1], RowCopyPrefixes(_model=self._model, _cache=cache, _cache_name=self._cache_name)
+
+    def footprint_bytes(self) -> tuple[int, int]:
+        """What the cache takes for each token of each row, and what it takes for each row however long."""
+        keys_and_values = [getattr(layer, name, None) for layer in self._cache.layers for name in ("keys", "values")]
+        by_token = [t for t in keys_and_values if t is not None and t.numel()]
+        by_row = [
+            state
+            for layer in self._cache.layers
+            for name in ("conv_states", "recurrent_states")
+            for state in getattr(layer, name, {}).values()
+            if state is not None
+        ]
+        tokens = sum(t.numel() * t.element_size() // (t.shape[0] * t.shape[-2]) for t in by_token)
+        return tokens, sum(state.numel() * state.element_size() // state.shape[0] for state in by_row)
+
+
+def _select_rows(cache: Cache, rows: Tensor) -> Cache:
+    """A new cache with `rows` of the old, which stays as it is: other slices may still come from it."""
+    selected = copy.copy(cache)
+    selected.layers = [_copied(layer) for layer in cache.layers]
+    selected.reorder_cache(rows)  # type: ignore[arg-type]
+    return selected
+
+
+def _copied(layer: Any) -> Any:
+    """The layer with dictionaries of its own: `reorder_cache` puts other tensors into them."""
+    copied = copy.copy(layer)
+    copied.__dict__.update({name: dict(value) for name, value in vars(layer).items() if isinstance(value, dict)})
+    return copied

@@ -1,0 +1,222 @@
+"""Prefixes that share the keys and values of their prompt: each holds only those of its own drawn tokens.
+
+A thousand prefixes of a 2,000-token prompt take the memory of one prompt and a thousand short tails, and nothing of
+the prompt is copied. Attention is computed in two parts, over the prompt (one product for all of its prefixes) and
+over the drawn tokens (row by row), then joined by their softmax sums, which is exact: Juravsky et al., "Hydragen:
+High-Throughput LLM Inference with Shared Prefixes", 2024.
+
+Dimension letters: P prompts, S length of the longest, N prefixes, T tokens drawn; H heads, K of them with keys of
+their own, R = H / K, E width of a head; G prompts that have prefixes here, M prefixes of the one that has most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "evalgen_shared_prompts"  # the name under which transformers finds `_attention`
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedPromptPrefixes:
+    """N prefixes, those of one prompt next to each other."""
+
+    _model: PreTrainedModel
+    _prompts: _Prompts
+    _prompt_rows: NDArray[np.int64]  # (N,) which of the P prompts, ascending
+    _tails: tuple[_Tail, ...]  # by layer
+
+    @classmethod
+    def of_prompts(cls, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, SharedPromptPrefixes]:
+        """Evaluates P left-padded prompts, `ids` and `mask` (P, S): the next logits (P, V), and them as prefixes."""
+        output = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=DynamicCache(),  # without a configuration, so that sliding layers keep the whole prompt too
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        layers = output.past_key_values.layers
+        prompts = _Prompts(
+            keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers), mask=mask
+        )
+        tails = tuple(_Tail(mask.shape[1]) for _ in layers)
+        return output.logits[:, -1], cls(_model=model, _prompts=prompts, _prompt_rows=np.arange(len(ids)), _tails=tails)
+
+    def extend(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, SharedPromptPrefixes]:
+        """Evaluates prefix `rows[n]` with `tokens[n]` behind it, rows ascending: logits (N, V) and the new prefixes."""
+        prompts, device = self._prompts, self._prompts.mask.device
+        prompt_rows = self._prompt_rows[rows]
+        at = torch.from_numpy(rows).to(device)
+        tails = tuple(tail.select(at) for tail in self._tails)
+        num_drawn = tails[0].get_seq_length() - prompts.mask.shape[1] + 1
+        mask = prompts.mask[torch.from_numpy(prompt_rows).to(device)]  # (N, S)
+        mask = torch.nn.functional.pad(mask, (0, num_drawn), value=1)  # (N, S + T)
+        with _our_attention(self._model):
+            output = self._model(
+                input_ids=torch.from_numpy(tokens).to(device)[:, None],
+                attention_mask=mask,
+                position_ids=mask.sum(-1, keepdim=True) - 1,
+                past_key_values=Cache(layers=list(tails)),
+                use_cache=True,
+                logits_to_keep=1,
+                shared_prompts=_Grouped(prompts, prompt_rows),
+            )
+        prefixes = SharedPromptPrefixes(_model=self._model, _prompts=prompts, _prompt_rows=prompt_rows, _tails=tails)
+        return output.logits[:, -1], prefixes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prompts:
+    keys: tuple[Tensor, ...]  # by layer, (P, K, S, E)
+    values: tuple[Tensor, ...]
+    mask: Tensor  # (P, S) int64, 0 on the left padding
+
+
+class _Tail(DynamicLayer):
+    """Keys and values (N, K, T, E) of the drawn tokens; it counts the prompt's too, so that masks come out right."""
+
+    def __init__(self, num_prompt_tokens: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._num_prompt_tokens = num_prompt_tokens
+
+    def get_seq_length(self) -> int:
+        return self._num_prompt_tokens + int(super().get_seq_length())
+
+    def select(self, rows: Tensor) -> _Tail:
+        """A new tail of some rows, which can be added to without this one."""
+        selected = _Tail(self._num_prompt_tokens)
+        if self.keys is not None and self.values is not None:
+            selected.lazy_initialization(self.keys, self.values)
+            selected.keys, selected.values = self.keys[rows], self.values[rows]
+        return selected
+
+
+class _Grouped:
+    """The prompts of one evaluation, and the rows of N prefixes laid out in a grid: G prompts, M places for each."""
+
+    def __init__(self, prompts: _Prompts, prompt_rows: NDArray[np.int64]) -> None:
+        present, first, counts = np.unique(prompt_rows, return_index=True, return_counts=True)
+        device = prompts.mask.device
+        self._prompts = prompts
+        self._num_groups, self._num_places = len(present), int(counts.max())
+        self._all_present = len(present) == len(prompts.mask)
+        self._present = torch.from_numpy(present).to(device)
+        self.first_rows = torch.from_numpy(first).to(device)  # (G,) a row of each prompt
+        self._full = bool((counts == counts[0]).all())
+        group = np.repeat(np.arange(len(present)), counts)
+        places = group * self._num_places + np.arange(len(prompt_rows)) - first[group]
+        self._places = torch.from_numpy(places).to(device)  # (N,)
+
+    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Each (G, K, S, E)."""
+        keys, values = self._prompts.keys[layer], self._prompts.values[layer]
+        return (keys, values) if self._all_present else (keys[self._present], values[self._present])
+
+    def to_grid(self, rows: Tensor) -> Tensor:
+        """(N, K, R, E) as (G, K, M * R, E)."""
+        _, num_kv, num_shared, width = rows.shape
+        if not self._full:
+            grid = rows.new_zeros(self._num_groups * self._num_places, num_kv, num_shared, width)
+            rows = grid.index_copy_(0, self._places, rows)
+        grid = rows.view(self._num_groups, self._num_places, num_kv, num_shared, width).transpose(1, 2)
+        return grid.reshape(self._num_groups, num_kv, self._num_places * num_shared, width)
+
+    def to_rows(self, grid: Tensor) -> Tensor:
+        """(G, K, M * R, E) as (N, K, R, E)."""
+        num_groups, num_kv, _, width = grid.shape
+        rows = grid.view(num_groups, num_kv, self._num_places, -1, width).transpose(1, 2)
+        rows = rows.reshape(num_groups * self._num_places, num_kv, -1, width)
+        return rows if self._full else rows[self._places]
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    *,
+    shared_prompts: _Grouped,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    position_bias: Tensor | None = None,
+    s_aux: Tensor | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention of one new token a row over its prompt and its own drawn tokens, as transformers calls it.
+
+    `query` (N, H, 1, E); `key`, `value` (N, K, T, E) of the drawn tokens, the new one included; `attention_mask`
+    (N, 1, 1, S + T) bool. Returns (N, 1, H, E).
+    """
+    num_rows, num_heads, _, width = query.shape
+    num_kv, num_drawn = key.shape[1:3]
+    prompt_keys, prompt_values = shared_prompts.keys_and_values(int(module.layer_idx))  # type: ignore[arg-type]
+    if position_bias is not None or s_aux is not None:
+        raise NotImplementedError("attention with position biases or sinks")
+    if (prompt_keys.shape[1], prompt_keys.shape[3]) != (num_kv, width):
+        raise NotImplementedError("the cache holds something else than what attention sees")
+    query = (query * (width**-0.5 if scaling is None else scaling)).view(num_rows, num_kv, -1, width)  # (N, K, R, E)
+    # One mask for all prefixes of a prompt: they are equally long, so a sliding window begins at one place for all.
+    prompt_mask = attention_mask[shared_prompts.first_rows, :, :, :-num_drawn]  # (G, 1, 1, S)
+    scores = _capped(shared_prompts.to_grid(query) @ prompt_keys.transpose(-1, -2), softcap)  # (G, K, M * R, S)
+    over_prompt = _unnormalised(scores, prompt_mask, prompt_values)
+    scores = _capped(query @ key.transpose(-1, -2), softcap)  # (N, K, R, T)
+    over_drawn = _unnormalised(scores, attention_mask[..., -num_drawn:], value)
+    mixed = _joined([shared_prompts.to_rows(part) for part in over_prompt], over_drawn)
+    return mixed.to(query.dtype).reshape(num_rows, 1, num_heads, -1), None
+
+
+def _capped(scores: Tensor, softcap: float | None) -> Tensor:
+    scores = scores.float()
+    return scores if softcap is None else (scores / softcap).tanh() * softcap
+
+
+def _unnormalised(scores: Tensor, mask: Tensor, values: Tensor) -> list[Tensor]:
+    """The largest score of each query, and with it as reference the sum of exp(scores) and that of the values.
+
+    Where all is masked the largest score is the smallest number, and `_joined` gives the part no weight.
+    """
+    scores = scores.masked_fill_(~mask, torch.finfo(torch.float32).min)
+    largest = scores.amax(-1, keepdim=True)
+    weights = scores.sub_(largest).exp_()
+    return [largest, weights.sum(-1, keepdim=True), (weights.to(values.dtype) @ values).float()]
+
+
+def _joined(one: list[Tensor], other: list[Tensor]) -> Tensor:
+    """The attention over two sets of keys, from what `_unnormalised` says of each."""
+    (max_1, sum_1, mixed_1), (max_2, sum_2, mixed_2) = one, other
+    largest = torch.maximum(max_1, max_2)
+    weight_1, weight_2 = (max_1 - largest).exp(), (max_2 - largest).exp()
+    return (weight_1 * mixed_1 + weight_2 * mixed_2) / (weight_1 * sum_1 + weight_2 * sum_2)
+
+
+def _mask(**arguments: Any) -> Tensor | None:
+    """The usual mask, never left out: (N, 1, 1, S + T) bool."""
+    return sdpa_mask(**arguments | {"allow_is_causal_skip": False})
+
+
+AttentionInterface.register(ATTENTION, _attention)
+AttentionMaskInterface.register(ATTENTION, _mask)
+
+
+@contextmanager
+def _our_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Prompts are evaluated with the model's own attention, drawn tokens with this one."""
+    usual = model.config._attn_implementation
+    model.config._attn_implementation = ATTENTION
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = usual

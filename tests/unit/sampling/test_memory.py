@@ -1,0 +1,137 @@
+"""What the samplers keep stays within the budget, whatever the number of draws and the length of the prompt."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import weakref
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from evalgen.sampling import tree
+from evalgen.sampling.enumeration import enumerate_completions
+from evalgen.sampling.memory import limits_of
+from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.prefixes import Prefixes, evaluate_prompts
+from evalgen.sampling.tree import sample_tree
+from tests.unit.tiny import draws_of, law, loaded, query, random_model, unit_of
+
+QUERIES = [query("a"), query("Alice Chen died on"), query("Q: Who is")]
+HOT = law(temperature=3.0, max_new_tokens=12)
+
+
+@pytest.fixture(scope="module")
+def diverse(tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return loaded(random_model(LlamaConfig(vocab_size=len(tokenizer), **shape)), tokenizer, eos_ids=())
+
+
+class _Ledger:
+    """How many tokens' keys and values are held at once, by prefixes that are still referred to."""
+
+    def __init__(self) -> None:
+        self.now = self.most = self.most_rows = 0
+
+    def add(self, prefixes: _Counted, rows: int, depth: int) -> _Counted:
+        self.now += rows * depth
+        self.most, self.most_rows = max(self.most, self.now), max(self.most_rows, rows)
+        weakref.finalize(prefixes, self._drop, rows * depth)
+        return prefixes
+
+    def _drop(self, tokens: int) -> None:
+        self.now -= tokens
+
+
+class _Counted:
+    def __init__(self, prefixes: Prefixes, depth: int, ledger: _Ledger) -> None:
+        self.prefixes, self.depth, self.ledger = prefixes, depth, ledger
+
+    def extend(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, _Counted]:
+        logits, prefixes = self.prefixes.extend(rows, tokens)
+        return logits, self.ledger.add(_Counted(prefixes, self.depth + 1, self.ledger), len(rows), self.depth + 1)
+
+
+@pytest.fixture
+def ledger(monkeypatch: pytest.MonkeyPatch) -> _Ledger:
+    ledger = _Ledger()
+
+    def counted(*arguments: Any) -> tuple[Tensor, _Counted]:
+        logits, prefixes = evaluate_prompts(*arguments)
+        return logits, _Counted(prefixes, 0, ledger)
+
+    monkeypatch.setattr(tree, "evaluate_prompts", counted)
+    return ledger
+
+
+@pytest.mark.parametrize("budget_bytes", [1_000_000, 4_000_000, 10_000_000])
+@pytest.mark.parametrize("num_draws", [30, 700])
+def test_prefixes_never_take_more_than_the_budget(
+    diverse: LoadedModel, ledger: _Ledger, budget_bytes: int, num_draws: int
+) -> None:
+    unit = unit_of(QUERIES, law=HOT, num_draws=num_draws)
+    result = sample_tree(diverse, unit, budget_bytes)
+    assert len(draws_of(result)) == 3 * num_draws
+    assert 0 < ledger.most * diverse.footprint.bytes_per_token <= budget_bytes
+    assert ledger.now == 0
+
+
+def test_without_a_limit_a_level_is_one_slice(diverse: LoadedModel, ledger: _Ledger) -> None:
+    """Otherwise the test above would pass because trees are small."""
+    sample_tree(diverse, unit_of(QUERIES, law=HOT, num_draws=700), 10**10)
+    assert ledger.most * diverse.footprint.bytes_per_token > 10_000_000
+    assert ledger.most_rows > 1500
+
+
+def test_enumeration_keeps_to_the_budget_too(diverse: LoadedModel, ledger: _Ledger) -> None:
+    unit = unit_of(QUERIES, law=law(temperature=1.0, max_new_tokens=6), sampler="enumerate", min_probability=1e-4)
+    wide = enumerate_completions(diverse, unit, 10**10)
+    most = ledger.most
+    ledger.most = 0
+    narrow = enumerate_completions(diverse, unit, 2_000_000)
+    assert [s.token_ids for s in narrow.sequences] == [s.token_ids for s in wide.sequences]
+    assert ledger.most * diverse.footprint.bytes_per_token <= 2_000_000 < most * diverse.footprint.bytes_per_token
+
+
+def test_a_larger_budget_never_means_smaller_slices(diverse: LoadedModel) -> None:
+    limits = [limits_of(diverse, HOT, 100, budget) for budget in (0, 10**5, 10**6, 10**7, 10**9)]
+    assert limits[0].max_leaves == limits[0].max_nodes == 1
+    for smaller, larger in pairwise(limits):
+        assert smaller.max_leaves <= larger.max_leaves and smaller.max_nodes <= larger.max_nodes
+        assert smaller.max_prompt_tokens <= larger.max_prompt_tokens
+
+
+def test_a_thousand_hot_draws_of_a_long_prompt_take_bounded_memory(tmp_path: Path) -> None:
+    """2,000 tokens x 1,000 draws x 8 KiB would be 15 GiB, a row each; in a process of its own, by its own peak."""
+    script = textwrap.dedent("""
+        import resource, sys
+        import torch
+        from transformers import LlamaConfig
+        from evalgen.sampling.tree import sample_tree
+        from tests.unit.tiny import draws_of, law, loaded, query, random_model, tiny_tokenizer, unit_of
+
+        torch.set_num_threads(1)
+        tokenizer = tiny_tokenizer()
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=128, intermediate_size=128, num_hidden_layers=8,
+            num_attention_heads=4,
+        )
+        it = loaded(random_model(config), tokenizer, eos_ids=())
+        assert it.footprint.bytes_per_token == 8192
+        prompt = tokenizer.decode(tokenizer.encode("Q: Who is the mayor of Tokyo? A: Grace Miller. " * 200)[:1999])
+        unit = unit_of([query(prompt)], law=law(temperature=1.0, max_new_tokens=6), num_draws=1000)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        result = sample_tree(it, unit, 200 * 2**20)
+        assert len(draws_of(result)) == 1000 and len(result.sequences) > 300
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    """)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 600 * 2**20
