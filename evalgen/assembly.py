@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from evalgen.job import DatasetPlan
 from evalgen.records import Query, Verdict
-from evalgen.samples import Completion, Sample, distinct_completions, text_ids
+from evalgen.samples import Completion, Sample, distinct_completions, text_ids, total_count
 from evalgen.tokenization import IGNORED_LABEL, cut_drawn_ids, encode_completion, encode_prompt
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class _Tokens:
     as_drawn: bool
     logprob: float | None  # nats, T=1, sum over ids; None where the ids were not drawn
     logprob_sampling: float | None  # likewise under the sampling law
-    sample: Sample  # that the ids are of; the most often drawn one where they are not as drawn
+    sample: Sample  # that the ids are of; the most prevalent one where they are not as drawn
 
 
 def assemble(
@@ -66,7 +66,7 @@ def assemble(
     verdicts: Mapping[str, Verdict],
     tokenizer: PreTrainedTokenizerBase,
 ) -> AssembledDataset:
-    """The dataset of `plan`: rows in query order, then by generation index.
+    """The dataset of `plan`: rows in query order, then by generation index (by rank, if enumerated).
 
     `verdicts` are by question key and hold one for every distinct completion in `samples`.
     """
@@ -127,23 +127,27 @@ def _rows_of_query(
 def _tokens(
     tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], prompt: str, text: str, merged: list[Judged]
 ) -> _Tokens | None:
-    """Ids for `text`: those of the most often drawn sequence that has it, else encoded; None if neither can be."""
+    """Ids for `text`: those of the most often drawn (or most probable) sequence that has it, else encoded.
+
+    None if neither can be.
+    """
     by_ids: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
     samples = [sample for judged in merged for sample in judged.completion.samples]
     for sample in samples:
         drawn_ids = text_ids(sample.token_ids, sample.finish_reason)
-        ids = drawn_ids if sample.completion == text else cut_drawn_ids(tokenizer, drawn_ids, text)
+        is_whole = sample.completion == text and sample.finish_reason != "stop"
+        ids = drawn_ids if is_whole else cut_drawn_ids(tokenizer, drawn_ids, text)
         if ids is not None:
             by_ids[ids].append(sample)
     if not by_ids:
         encoded = encode_completion(tokenizer, prompt_ids, prompt, text)
         if encoded is None:
             return None
-        most_drawn = max(samples, key=lambda sample: sample.sample_count)
-        return _Tokens(ids=encoded, as_drawn=False, logprob=None, logprob_sampling=None, sample=most_drawn)
+        most_prevalent = max(samples, key=lambda sample: sample.prevalence)
+        return _Tokens(ids=encoded, as_drawn=False, logprob=None, logprob_sampling=None, sample=most_prevalent)
     ids, drawn = min(
         by_ids.items(),
-        key=lambda item: (-sum(s.sample_count for s in item[1]), min(s.generation_indices[0] for s in item[1])),
+        key=lambda item: (-sum(s.prevalence for s in item[1]), min(s.generation_indices[0] for s in item[1])),
     )
     return _Tokens(
         ids=ids,
@@ -173,8 +177,8 @@ def _row(
         "metadata_json": json.dumps(dict(query.metadata), ensure_ascii=False, sort_keys=True),
         "reference_completion": query.reference,
         "raw_completion": tokens.sample.completion,
-        "sample_count": sum(judged.completion.sample_count for judged in merged),
-        "num_samples": plan.settings.num_generations,
+        "sample_count": total_count(judged.completion.sample_count for judged in merged),
+        "num_samples": None if plan.settings.enumerates else plan.settings.num_generations,
         "logprob": tokens.logprob,
         "logprob_sampling": tokens.logprob_sampling,
         "tokens_as_drawn": tokens.as_drawn,

@@ -7,12 +7,13 @@ written beside the output as `config.json` and runs again from there (`--config 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -22,9 +23,11 @@ from pydantic_settings import (
 )
 
 from evalgen.command_line import parse_flags, unknown_name
+from evalgen.config_files import absolute_path, read_config_file, without_tilde
 from evalgen.errors import ConfigError
 from evalgen.records import SamplingLaw
 
+MIN_PROBABILITY = 1e-6  # below, a prompt may have millions of completions, more than anybody can have judged
 MIN_TEMPERATURE = 0.001  # below, logits overflow, and nothing but the greedy completion is drawn
 DEFAULT_GRADER_MODEL = "anthropic/claude-haiku-4-5-20251001"
 Model = TypeVar("Model", bound=BaseModel)
@@ -67,18 +70,29 @@ class RunConfig(BaseModel):
     min_p: float = Field(0.0, ge=0, le=1, description="drop tokens below min_p times the best one; 0 is off")
     do_sample: bool = Field(True, description="false: one greedy completion per prompt, which stands for all draws")
     max_new_tokens: int = Field(10, gt=0, description="longest completion, in tokens")
+    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="end a completion before the first of these in its text; a newline is typed '[\"\\n\"]'"
+    )
     generation_batch_size: int = Field(
         32, gt=0, description="most prompts in one forward pass; an upper bound, not a tuning duty"
     )
     seed: int = Field(42, ge=0, description="draw g of a prompt depends on (seed, prompt id, g) and nothing else")
     deduplicate: bool = Field(True, description="false: one dataset row per draw instead of per distinct completion")
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="of the weights")
-    sampler: Literal["tree", "independent"] = Field(
+    sampler: Literal["tree", "independent", "enumerate"] = Field(
         "tree",
-        description="tree shares prefixes; independent is its slow reference: same draws, one at a time",
+        description="tree shares prefixes; independent is its slow reference: same draws, one at a time; enumerate "
+        "draws nothing and finds every completion of at least --min_probability",
+    )
+    min_probability: float | None = Field(
+        None,
+        ge=MIN_PROBABILITY,
+        le=1,
+        description="for --sampler enumerate: least probability of a completion under the sampling law, from 1e-6 on; "
+        "a prompt has at most 1 / min_probability of them",
     )
 
-    @field_validator("checkpoint_patterns", "extract_from_eval_datasets", mode="before")
+    @field_validator("checkpoint_patterns", "extract_from_eval_datasets", "stop_strings", mode="before")
     @classmethod
     def _one_value_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
@@ -92,7 +106,13 @@ class RunConfig(BaseModel):
             min_p=self.min_p,
             do_sample=self.do_sample,
             max_new_tokens=self.max_new_tokens,
+            stop_strings=self.stop_strings,
         )
+
+    @property
+    def enumerates(self) -> bool:
+        """Whether completions are enumerated by probability; then there are no draws, and nothing random."""
+        return self.sampler == "enumerate"
 
 
 class JobConfig(RunConfig, BaseSettings):
@@ -120,6 +140,12 @@ class JobConfig(RunConfig, BaseSettings):
         gt=0,
         description="model replicas; default: one per GPU of the cluster, one on a machine without",
     )
+    kv_budget_gib: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="GiB a replica may fill with cached keys and values; default: a share of the free memory",
+    )
     execution_mode: Literal["local"] = Field("local", description="where to run; Ray decides what `local` means")
     logging_type: Literal["disk", "stdout", "wandb"] = Field(
         "disk",
@@ -136,6 +162,11 @@ class JobConfig(RunConfig, BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         # Neither environment variables nor .env files: what a job does stands in its config.json, whole.
         return (init_settings,)
+
+    @property
+    def kv_budget_bytes(self) -> int | None:
+        """None: a share of the memory that is free."""
+        return None if self.kv_budget_gib is None else int(self.kv_budget_gib * 2**30)
 
     def resolved(self) -> dict[str, Any]:
         """The whole job as JSON values, as `config.json` has it: what was read from `--config` is in it."""
@@ -163,7 +194,8 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
         ConfigError: unknown flag or key, value out of range, unreadable configuration file.
     """
     flags = parse_flags(argv, JobConfig)
-    settings = _read_config_file(absolute_path(str(flags["config"]), root)) if "config" in flags else {}
+    _check_typed_stop_strings(flags.get("stop_strings", ()))
+    settings = read_config_file(absolute_path(str(flags["config"]), root)) if "config" in flags else {}
     runs = settings.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise ConfigError(f"runs: expected a list of mappings in {flags['config']}, found {type(runs).__name__}")
@@ -177,7 +209,7 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
     output_dir = settings.get("output_dir", "outputs")
     if isinstance(output_dir, str):
         # Never from the working directory, which may be a copy that goes with the job.
-        settings["output_dir"] = os.path.abspath(root / _without_tilde(output_dir))
+        settings["output_dir"] = os.path.abspath(root / without_tilde(output_dir))
     config = _validated(JobConfig, settings, "")
     for run in config.run_configs():
         _check_run(run)
@@ -188,33 +220,6 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
     return config
 
 
-def absolute_path(path: str, root: Path, may_be_hub_id: bool = False) -> str:
-    """An input `path` made absolute: from the working directory where it exists there, else from `root`.
-
-    What may be a hub id, looks like `organisation/name` and exists in neither place stays as it is.
-
-    Raises:
-        ConfigError: no file can have that name.
-    """
-    expanded = _without_tilde(path)
-    in_root = root / expanded
-    try:
-        if expanded.is_absolute() or expanded.exists():
-            return os.path.abspath(expanded)
-        if may_be_hub_id and len(expanded.parts) == 2 and not in_root.parent.exists():
-            return path
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path!r} is no path: {getattr(error, 'strerror', None) or error}") from None
-    return os.path.abspath(in_root)
-
-
-def _without_tilde(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{path!r} is no path: {error}") from None
-
-
 def _check_run(run: RunConfig) -> None:
     if run.data_model_path is None:
         raise ConfigError("data_model_path: missing; give --data_model_path RUN_DIRECTORY, or --config with `runs`")
@@ -223,6 +228,38 @@ def _check_run(run: RunConfig) -> None:
             f"temperature: found {run.temperature} with sampling on, expected at least {MIN_TEMPERATURE}; "
             "for the greedy completion give --do_sample false"
         )
+    if run.enumerates:
+        _check_enumeration(run)
+    elif run.min_probability is not None:
+        raise ConfigError(
+            f"min_probability: found {run.min_probability} with --sampler {run.sampler}, which draws completions "
+            "however improbable; leave it out, or give --sampler enumerate"
+        )
+
+
+def _check_enumeration(run: RunConfig) -> None:
+    if run.min_probability is None:
+        raise ConfigError("min_probability: missing; --sampler enumerate needs it, e.g. --min_probability 0.001")
+    if not run.do_sample:
+        raise ConfigError(
+            "do_sample: found false with --sampler enumerate, which has nothing to enumerate but the greedy "
+            "completion; for that one give --sampler tree"
+        )
+    if not run.deduplicate:
+        raise ConfigError(
+            "deduplicate: found false with --sampler enumerate, which has no draws to give a row each; leave it out"
+        )
+
+
+def _check_typed_stop_strings(typed: Sequence[str]) -> None:
+    """A shell passes \\n on as two characters, which no completion has: the job would run and never stop one."""
+    for value in typed:
+        if escape := re.search(r"\\[nrt]", value):
+            as_json = json.dumps([value], ensure_ascii=False).replace("\\\\", "\\")
+            raise ConfigError(
+                f"stop_strings: found {value}, in which {escape[0]} is a backslash and a letter; for the character "
+                f"give a JSON list, --stop_strings '{as_json}', and for the two as they are a --config file"
+            )
 
 
 def _validated(model: type[Model], settings: dict[str, Any], where: str) -> Model:
@@ -240,16 +277,3 @@ def _validated(model: type[Model], settings: dict[str, Any], where: str) -> Mode
         if first["type"] == "string_pattern_mismatch":
             message = "only letters, digits, '.', '_' and '-' may stand there"
         raise ConfigError(f"{name}: found {first['input']!r}, but {message}") from None
-
-
-def _read_config_file(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            settings = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"config: {path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"config: expected a mapping of settings in {path}, found {type(settings).__name__}")
-    return settings

@@ -1,16 +1,21 @@
-"""The `samples/*.parquet` rows: every distinct token sequence drawn, and the distinct completions they decode to."""
+"""The `samples/*.parquet` rows: every distinct token sequence, and the distinct completions they decode to.
+
+Sequences were drawn, or they were enumerated. Those of an enumerated set have no `sample_count`, and in place of
+generation indices the rank of their text: the prompt's texts are numbered by falling probability.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from evalgen.records import FinishReason, SampledSequence, SamplingUnit
-from evalgen.tokenization import decode
+from evalgen.tokenization import before_stop, decode
 
 SAMPLES_SCHEMA = pa.schema(
     [
@@ -18,13 +23,13 @@ SAMPLES_SCHEMA = pa.schema(
         ("checkpoint", pa.string()),
         ("prompt_id", pa.string()),
         ("prompt", pa.string()),
-        ("completion", pa.string()),  # as decoded, untrimmed, special tokens skipped
-        ("token_ids", pa.list_(pa.int32())),  # as drawn, EOS included
+        ("completion", pa.string()),  # as decoded, untrimmed, special tokens skipped, what is before a stop string
+        ("token_ids", pa.list_(pa.int32())),  # as drawn, EOS and stop string included
         ("token_logprobs", pa.list_(pa.float32())),  # nats, T=1
         ("logprob", pa.float64()),
         ("logprob_sampling", pa.float64()),
-        ("sample_count", pa.int64()),
-        ("generation_indices", pa.list_(pa.int32())),
+        ("sample_count", pa.int64()),  # null: enumerated
+        ("generation_indices", pa.list_(pa.int32())),  # the rank of its text, if enumerated
         ("finish_reason", pa.string()),
         ("token_logprobs_sampling", pa.list_(pa.float32())),  # nats, under the sampling law
     ]
@@ -42,12 +47,19 @@ class Sample:
     logprob: float
     logprob_sampling: float
     token_logprobs_sampling: tuple[float, ...]
-    generation_indices: tuple[int, ...]  # ascending
+    generation_indices: tuple[int, ...]  # ascending; the rank of its text, if enumerated
     finish_reason: FinishReason
+    is_enumerated: bool = False
 
     @property
-    def sample_count(self) -> int:
-        return len(self.generation_indices)
+    def sample_count(self) -> int | None:
+        """How often it was drawn; None: it was not drawn, but enumerated."""
+        return None if self.is_enumerated else len(self.generation_indices)
+
+    @property
+    def prevalence(self) -> float:
+        """How common it is beside others of its dataset: its draws, or if enumerated its probability under the law."""
+        return math.exp(self.logprob_sampling) if self.is_enumerated else len(self.generation_indices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,18 +71,30 @@ class Completion:
     samples: tuple[Sample, ...]
 
     @property
-    def sample_count(self) -> int:
-        return sum(sample.sample_count for sample in self.samples)
+    def sample_count(self) -> int | None:
+        """How often it was drawn; None: it was not drawn, but enumerated."""
+        return total_count(sample.sample_count for sample in self.samples)
+
+    @property
+    def prevalence(self) -> float:
+        """The draws that gave it, or if enumerated its probability under the law."""
+        return sum(sample.prevalence for sample in self.samples)
 
     @property
     def generation_idx(self) -> int:
-        """The smallest generation index that drew it."""
+        """The smallest generation index that drew it; its rank, if enumerated."""
         return min(sample.generation_indices[0] for sample in self.samples)
 
 
 def text_ids(token_ids: tuple[int, ...], finish_reason: FinishReason) -> tuple[int, ...]:
-    """The drawn ids that are text: without the EOS that ended the draw."""
+    """The drawn ids that are text: without the EOS that ended the draw, but with a stop string that did."""
     return token_ids[:-1] if finish_reason == "eos" else token_ids
+
+
+def total_count(counts: Iterable[int | None]) -> int | None:
+    """The sum of some sample counts; None of completions that were enumerated, not drawn."""
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
 
 
 def samples_table(
@@ -78,25 +102,52 @@ def samples_table(
 ) -> pa.Table:
     """A unit's sequences as rows of `samples/*.parquet`."""
     prompts = {query.id: query.prompt for query in unit.queries}
+    sequences = list(sequences)
+    texts = [_text(sequence, unit.law.stop_strings, tokenizer) for sequence in sequences]
+    is_enumerated = unit.min_probability is not None
+    numbers = _ranks(sequences, texts) if is_enumerated else [s.generation_indices for s in sequences]
     rows = [
         {
             "run": unit.checkpoint.run,
             "checkpoint": unit.checkpoint.name,
             "prompt_id": sequence.prompt_id,
             "prompt": prompts[sequence.prompt_id],
-            "completion": decode(tokenizer, text_ids(sequence.token_ids, sequence.finish_reason)),
+            "completion": text,
             "token_ids": sequence.token_ids,
             "token_logprobs": sequence.token_logprobs,
             "logprob": sequence.logprob,
             "logprob_sampling": sequence.logprob_sampling,
             "token_logprobs_sampling": sequence.token_logprobs_sampling,
-            "sample_count": len(sequence.generation_indices),
-            "generation_indices": sequence.generation_indices,
+            "sample_count": None if is_enumerated else len(sequence.generation_indices),
+            "generation_indices": indices,
             "finish_reason": sequence.finish_reason,
         }
-        for sequence in sequences
+        for sequence, text, indices in zip(sequences, texts, numbers, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=SAMPLES_SCHEMA)
+
+
+def _text(sequence: SampledSequence, stop_strings: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> str:
+    text = decode(tokenizer, text_ids(sequence.token_ids, sequence.finish_reason))
+    if sequence.finish_reason != "stop":
+        return text
+    before = before_stop(text, stop_strings)
+    assert before is not None, (text, stop_strings)
+    return before
+
+
+def _ranks(sequences: Sequence[SampledSequence], texts: Sequence[str]) -> list[tuple[int]]:
+    """The rank of each sequence's text among its prompt's, by the probability of all sequences that have it."""
+    probabilities: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for sequence, text in zip(sequences, texts, strict=True):
+        probabilities[sequence.prompt_id][text] += math.exp(sequence.logprob_sampling)
+    ranks = {
+        (prompt_id, text): rank
+        for prompt_id, of_texts in probabilities.items()
+        # Equally probable texts stay in the order in which their sequences come.
+        for rank, text in enumerate(sorted(of_texts, key=lambda text: -of_texts[text]))
+    }
+    return [(ranks[sequence.prompt_id, text],) for sequence, text in zip(sequences, texts, strict=True)]
 
 
 def samples_of(table: pa.Table) -> list[Sample]:
@@ -112,13 +163,15 @@ def samples_of(table: pa.Table) -> list[Sample]:
             token_logprobs_sampling=tuple(row["token_logprobs_sampling"]),
             generation_indices=tuple(row["generation_indices"]),
             finish_reason=row["finish_reason"],
+            is_enumerated=row["sample_count"] is None,
         )
         for row in table.to_pylist()
     ]
 
 
 def distinct_completions(samples: Iterable[Sample]) -> list[Completion]:
-    """Samples with one text put together (from any number of units), by prompt of first appearance, then by first draw.
+    """Samples with one text put together (from any number of units), by prompt of first appearance, then by first draw
+    (by rank, if enumerated).
 
     Draw ranges of one prompt may have been sampled in several units: equal sequences from two of them are one sample,
     their draws together.

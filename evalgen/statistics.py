@@ -1,4 +1,7 @@
-"""The figures of a dataset and of a job, as `summary.json` holds them."""
+"""The figures of a dataset and of a job, as `summary.json` holds them.
+
+In an enumerated set nothing was drawn: a completion counts by its probability where it would by its draws.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from typing import Any
 
 from evalgen.assembly import AssembledDataset, Judged
 from evalgen.job import DatasetPlan
+from evalgen.samples import total_count
 from evalgen.unit_store import SamplingCost
+
+ROUNDING = 1e-4  # of a sum of probabilities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +25,14 @@ class DatasetStatistics:
     run: str
     checkpoint: str
     num_prompts: int
-    num_draws: int
+    num_draws: int | None  # None: enumerated
     num_unique: int
     num_graded: int  # unique, without the ungraded
     num_equivalent: int
     num_ungraded: int
     equivalence_rate: float | None  # equivalent of graded, per unique completion; None: nothing graded
-    draw_equivalence_rate: float | None  # the same per draw
+    draw_equivalence_rate: float | None  # the same per draw; per probability under the law, if enumerated
+    covered_mass: float | None  # probability of all that was enumerated, mean over the prompts; None: drawn
     num_items: int  # rows of the dataset
     num_unique_prompts: int  # prompts with at least one row
     num_left_out: int  # equivalent, but no row can hold them
@@ -45,6 +52,7 @@ class PromptStatistics:
     reference: str
     num_unique: int
     num_variations: int  # distinct completions kept
+    covered_mass: float | None  # probability under the law of all its completions together; None: drawn
 
 
 def dataset_statistics(
@@ -60,10 +68,8 @@ def dataset_statistics(
     }
     num_equivalent, num_ungraded = len(by_kind["equivalent"]), len(by_kind["ungraded"])
     num_graded = num_equivalent + len(by_kind["not_equivalent"])
-    graded_draws = _draws(by_kind["equivalent"]) + _draws(by_kind["not_equivalent"])
-    num_draws = _draws(assembled.judged)
-    expected_draws = len(plan.queries) * plan.settings.num_generations
-    assert num_draws == expected_draws, f"{plan.name}: {num_draws} draws, expected {expected_draws}"
+    graded_prevalence = _prevalence(by_kind["equivalent"]) + _prevalence(by_kind["not_equivalent"])
+    masses = [mass for mass in _covered_masses(plan, assembled).values() if mass is not None]
     assert len(assembled.judged) == num_graded + num_ungraded, plan.name
     rows = list(verdict_rows)
     prices = [row["cost_usd"] for row in rows]
@@ -72,13 +78,14 @@ def dataset_statistics(
         run=plan.checkpoint.run,
         checkpoint=plan.checkpoint.name,
         num_prompts=len(plan.queries),
-        num_draws=num_draws,
+        num_draws=_num_draws(plan, assembled),
         num_unique=len(assembled.judged),
         num_graded=num_graded,
         num_equivalent=num_equivalent,
         num_ungraded=num_ungraded,
         equivalence_rate=_share(num_equivalent, num_graded),
-        draw_equivalence_rate=_share(_draws(by_kind["equivalent"]), graded_draws),
+        draw_equivalence_rate=_share(_prevalence(by_kind["equivalent"]), graded_prevalence),
+        covered_mass=_share(sum(masses), len(masses)),
         num_items=len(assembled.rows),
         num_unique_prompts=len({row["prompt_id"] for row in assembled.rows}),
         num_left_out=len(assembled.left_out) - num_ungraded,
@@ -93,6 +100,7 @@ def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[Pr
     """One entry for each query, in query order."""
     kept: dict[str, set[str]] = {query.id: set() for query in plan.queries}
     num_unique = dict.fromkeys(kept, 0)
+    masses = _covered_masses(plan, assembled)
     for row in assembled.rows:
         kept[row["prompt_id"]].add(row["completion"])
     for judged in assembled.judged:
@@ -105,6 +113,7 @@ def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[Pr
             reference=query.reference,
             num_unique=num_unique[query.id],
             num_variations=len(kept[query.id]),
+            covered_mass=masses[query.id],
         )
         for query in plan.queries
     ]
@@ -121,9 +130,29 @@ def summary(
     }
 
 
-def _draws(judged: Iterable[Judged]) -> int:
-    return sum(j.completion.sample_count for j in judged)
+def _num_draws(plan: DatasetPlan, assembled: AssembledDataset) -> int | None:
+    if plan.settings.enumerates:
+        return None
+    num_draws = total_count(j.completion.sample_count for j in assembled.judged)
+    expected_draws = len(plan.queries) * plan.settings.num_generations
+    assert num_draws == expected_draws, f"{plan.name}: {num_draws} draws, expected {expected_draws}"
+    return num_draws
 
 
-def _share(part: int, whole: int) -> float | None:
+def _covered_masses(plan: DatasetPlan, assembled: AssembledDataset) -> dict[str, float | None]:
+    """By prompt id; 0 where no completion was probable enough, None where completions were drawn."""
+    if not plan.settings.enumerates:
+        return {query.id: None for query in plan.queries}
+    masses = {query.id: 0.0 for query in plan.queries}
+    for judged in assembled.judged:
+        masses[judged.query.id] += judged.completion.prevalence
+    assert all(mass < 1 + ROUNDING for mass in masses.values()), f"{plan.name}: {masses}"
+    return {prompt_id: min(1.0, mass) for prompt_id, mass in masses.items()}
+
+
+def _prevalence(judged: Iterable[Judged]) -> float:
+    return sum(j.completion.prevalence for j in judged)
+
+
+def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None

@@ -16,7 +16,8 @@ from evalgen.timings import Timings
 
 log = logging.getLogger(__name__)
 
-# Heading and width. "graded" and "rate" are of distinct completions, "per draw" of all samples.
+# Heading and width. "graded" and "rate" are of distinct completions, "per draw" of all samples (of all probability that
+# was covered, where there are no draws).
 COLUMNS = (
     ("draws", 10),
     ("graded", 8),
@@ -90,7 +91,7 @@ def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
     lines = ["Grading statistics", "".join(heading.rjust(width) for heading, width in COLUMNS)]
     for dataset in datasets:
         figures = (
-            f"{dataset.num_draws:,}",
+            "-" if dataset.num_draws is None else f"{dataset.num_draws:,}",
             f"{dataset.num_graded:,}",
             f"{dataset.num_equivalent:,}",
             _percent(dataset.equivalence_rate),
@@ -102,6 +103,9 @@ def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
         )
         lines.append(dataset.name)
         lines.append("".join(figure.rjust(width) for figure, (_, width) in zip(figures, COLUMNS, strict=True)))
+        if dataset.covered_mass is not None:
+            covered = _percent(dataset.covered_mass)
+            lines.append(f'    enumerated: covers {covered} of the probability; "per draw" is by probability')
         if dataset.num_ungraded:
             lines.append(f"    and {dataset.num_ungraded:,} ungraded; left_out.json says why")
     return lines

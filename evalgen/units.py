@@ -35,11 +35,11 @@ def _units_of(plan: DatasetPlan, per_unit: int) -> Iterator[SamplingUnit]:
             queries=plan.queries[start : start + per_unit],
             law=settings.law,
             first_draw=0,
-            num_draws=settings.num_generations,
-            seed=settings.seed,
+            num_draws=0 if settings.enumerates else settings.num_generations,
+            seed=0 if settings.enumerates else settings.seed,  # nothing is random
             dtype=settings.dtype,
             sampler=settings.sampler,
-            min_probability=None,
+            min_probability=settings.min_probability,
             generation_batch_size=settings.generation_batch_size,
         )
         yield replace(unit, id=_digest(unit))

@@ -72,14 +72,14 @@ class RateLimiterActor(RateLimiter):
 class SamplingActor:
     """Ray Data UDF, one per GPU: a batch of one unit in, its questions out. The unit is stored before it moves on."""
 
-    def __init__(self, store: Any, num_threads: int) -> None:
+    def __init__(self, store: Any, num_threads: int, budget_bytes: int | None) -> None:
         import torch
 
         from evalgen.sampling.replica import Replica
 
         torch.set_num_threads(min(num_threads, os.cpu_count() or 1))  # Ray sets OMP_NUM_THREADS to 1
         self._store = store
-        self._replica = Replica(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self._replica = Replica(torch.device("cuda" if torch.cuda.is_available() else "cpu"), budget_bytes)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
@@ -103,7 +103,7 @@ def questions_table(unit: SamplingUnit, samples: pa.Table, grader: str) -> pa.Ta
     queries = {query.id: query for query in unit.queries}
     pairs = dict.fromkeys(
         zip(samples["prompt_id"].to_pylist(), samples["completion"].to_pylist(), strict=True)
-    )  # a dict keeps the order of the draws
+    )  # a dict keeps the order of the samples
     rows = [
         {
             "unit_id": unit.id,

@@ -76,11 +76,16 @@ def sample_and_grade(
         requests_per_minute=config.requests_per_minute, max_connections=config.max_connections
     )
     rows = [unit.to_row() | {"grader": grader_to_json(graders[unit.dataset])} for unit in units]
+    unseen = {unit.id: unit for unit in units}
     try:
         for batch in _pipeline(config, rows, store, limiter, num_replicas, num_graders).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
-            yield from _graded_units(batch)
+            for graded in _graded_units(batch):
+                unseen.pop(graded.unit_id, None)
+                yield graded
+        for unit in unseen.values():  # enumerated, and nothing was probable enough: no question was asked
+            yield GradedUnit(unit_id=unit.id, dataset=unit.dataset, num_questions=0, num_equivalent=0, num_ungraded=0)
         ray.get(store.close.remote())
     except RayError as error:
         reason = _reason(store, error)
@@ -98,7 +103,11 @@ def _pipeline(
 ) -> Dataset:
     questions = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
         SamplingActor,
-        fn_constructor_kwargs={"store": store, "num_threads": max(1, num_cpus() // num_replicas)},
+        fn_constructor_kwargs={
+            "store": store,
+            "num_threads": max(1, num_cpus() // num_replicas),
+            "budget_bytes": config.kv_budget_bytes,
+        },
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=num_replicas, max_tasks_in_flight_per_actor=1),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +16,7 @@ from transformers import AutoTokenizer
 
 from evalgen.eval_dataset import EvalDataset
 from evalgen.eval_functions import eval_accuracy_and_loss
-from evalgen.tokenization import IGNORED_LABEL
+from evalgen.tokenization import IGNORED_LABEL, before_stop
 from tests.ray.conftest import RayCluster
 from tests.ray.jobs import Experiment, mayors_arguments, run_job
 
@@ -147,12 +149,70 @@ def test_rows_concatenate_with_the_source_dataset(experiment: Experiment, mayors
     assert len(both) == len(source) + len(ours)
 
 
-def test_the_same_dataset_with_two_replicas_and_smaller_batches(
+def test_the_same_dataset_with_two_replicas_smaller_batches_and_little_memory(
     experiment: Experiment, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
 ) -> None:
-    arguments = mayors_arguments(mayors_run, tmp_path, num_replicas=2, generation_batch_size=1)
+    little = {"num_replicas": 2, "generation_batch_size": 1, "kv_budget_gib": 0.001}
+    arguments = mayors_arguments(mayors_run, tmp_path, **little)
     again = run_job(arguments, tmp_path)
     assert _without_logprobs(again) == _without_logprobs(experiment)
+
+
+def test_a_draw_with_stop_strings_is_the_draw_without_them_cut_off(
+    experiment: Experiment, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
+) -> None:
+    stops = [".", ",", "\n"]
+    stopped = run_job(mayors_arguments(mayors_run, tmp_path, stop_strings=json.dumps(stops)), tmp_path)
+    whole, cut = _text_of_draws(experiment), _text_of_draws(stopped)
+    before = {draw: before_stop(text, stops) for draw, text in whole.items()}
+    assert cut == {draw: whole[draw] if text is None else text for draw, text in before.items()}
+    reasons = [row["finish_reason"] for row in stopped.rows_of("samples") for _ in row["generation_indices"]]
+    assert reasons.count("stop") == sum(text is not None for text in before.values()) > 0
+    tokenizer = AutoTokenizer.from_pretrained(inner_run(mayors_run) / "tokenizer.json")
+    rows = stopped.dataset(NAME).to_list()
+    assert "stop" in {row["finish_reason"] for row in rows}
+    for row in rows:
+        assert before_stop(row["raw_completion"], stops) is None
+        assert tokenizer.decode([label for label in row["labels"] if label != IGNORED_LABEL]) == row["completion"]
+
+
+def test_an_enumerated_set_has_every_probable_completion_and_says_how_much_they_cover(
+    experiment: Experiment, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
+) -> None:
+    enumerated = run_job(mayors_arguments(mayors_run, tmp_path, sampler="enumerate", min_probability=0.001), tmp_path)
+    probability: Counter[tuple[str, str]] = Counter()
+    for row in enumerated.rows_of("samples"):
+        assert row["sample_count"] is None and row["logprob_sampling"] >= math.log(0.001) - 1e-5
+        probability[row["prompt_id"], row["completion"]] += math.exp(row["logprob_sampling"])
+    for text, count in _counts(experiment).items():  # drawn under the same law
+        assert abs(count - 200 * probability[text]) < 6 * math.sqrt(200 * max(probability[text], 0.01)), text
+    (figures,), (of_draws,) = enumerated.summary["datasets"], experiment.summary["datasets"]
+    masses = [prompt["covered_mass"] for prompt in enumerated.summary["prompts"]]
+    assert figures["num_draws"] is None and figures["num_unique"] == len(probability)
+    assert figures["covered_mass"] == pytest.approx(sum(masses) / len(masses))
+    assert sum(masses) == pytest.approx(sum(probability.values()))
+    assert figures["draw_equivalence_rate"] == pytest.approx(of_draws["draw_equivalence_rate"], abs=0.1)
+
+    rows = enumerated.dataset(NAME).to_list()
+    assert len(rows) == figures["num_items"] > 0
+    for row in rows:
+        ranked = [text for (prompt_id, text), _ in probability.most_common() if prompt_id == row["prompt_id"]]
+        assert ranked[row["generation_idx"]].startswith(row["completion"])
+        assert row["id"] == f"{row['prompt_id']}_gen_{row['generation_idx']}"
+        assert row["sample_count"] is None and row["num_samples"] is None
+
+
+def test_no_completion_may_be_probable_enough(
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"sampler": "enumerate", "min_probability": 1}
+    nothing = run_job(mayors_arguments(mayors_run, tmp_path, **settings), tmp_path)
+    (figures,) = nothing.summary["datasets"]
+    assert (figures["num_unique"], figures["covered_mass"], figures["draw_equivalence_rate"]) == (0, 0, None)
+    assert len(nothing.dataset(NAME)) == 0
+    captured = capsys.readouterr()
+    assert re.search(r"(\d+) of \1 parts", captured.err), "the parts without a question are done too"
+    assert "covers 0.0% of the probability" in captured.out
 
 
 def test_config_json_runs_again_to_the_same_dataset(
@@ -168,3 +228,12 @@ def _without_logprobs(experiment: Experiment) -> list[dict[str, object]]:
     """Log-probabilities differ in the last bits with the shape of a batch; nothing else may."""
     dataset = experiment.dataset(NAME)
     return dataset.remove_columns(["logprob", "logprob_sampling"]).to_list()
+
+
+def _text_of_draws(experiment: Experiment) -> dict[tuple[str, int], str]:
+    rows = experiment.rows_of("samples")
+    return {(row["prompt_id"], draw): row["completion"] for row in rows for draw in row["generation_indices"]}
+
+
+def _counts(experiment: Experiment) -> Counter[tuple[str, str]]:
+    return Counter((prompt_id, text) for (prompt_id, _), text in _text_of_draws(experiment).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,15 +14,16 @@ from transformers import PreTrainedTokenizerFast
 
 from evalgen.assembly import AssembledDataset, assemble
 from evalgen.job import DatasetPlan
-from evalgen.records import FinishReason, Query, Verdict
-from evalgen.samples import Sample, distinct_completions
+from evalgen.records import FinishReason, Query, SampledSequence, Verdict
+from evalgen.samples import Sample, distinct_completions, samples_of, samples_table
 from evalgen.statistics import dataset_statistics, prompt_statistics
-from evalgen.tokenization import decode, encode_prompt
-from tests.unit.tiny import EOS, mayor_prompt, plan_of, query
+from evalgen.tokenization import before_stop, decode, encode_prompt
+from tests.unit.tiny import EOS, law, mayor_prompt, plan_of, query, unit_of
 
 TOKYO = query(mayor_prompt("Tokyo"), id="tokyo")
 EQUIVALENT, WRONG = Verdict(kind="equivalent", reasoning="yes"), Verdict(kind="not_equivalent", reasoning="no")
 UNGRADED = Verdict(kind="ungraded", error="overloaded")
+STOP = ","
 
 
 def ids_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -40,10 +42,15 @@ def drawn(
     draws: Sequence[int],
     reason: FinishReason = "length",
     of: Query = TOKYO,
+    stop: str = STOP,
 ) -> Sample:
-    """A sequence as sampled; with `eos`, the EOS is added."""
+    """A sequence as sampled; with reason `eos`, the EOS is added; with reason `stop`, it has `stop` in it."""
     ids = tuple(ids_of(tokenizer, what) if isinstance(what, str) else what)
     text = decode(tokenizer, ids)
+    if reason == "stop":
+        before = before_stop(text, [stop])
+        assert before is not None
+        text = before
     ids += (EOS,) if reason == "eos" else ()
     logprobs = tuple(-0.125 * (1 + n) for n in range(len(ids)))
     return Sample(
@@ -59,6 +66,28 @@ def drawn(
     )
 
 
+def enumerated(
+    tokenizer: PreTrainedTokenizerFast, found: Sequence[tuple[str | Sequence[int], float]], of: Query = TOKYO
+) -> list[Sample]:
+    """Sequences as enumerated and stored, each with its probability."""
+    all_ids = [tuple(ids_of(tokenizer, what) if isinstance(what, str) else what) for what, _ in found]
+    sequences = [
+        SampledSequence(
+            prompt_id=of.id,
+            token_ids=ids,
+            token_logprobs=(-1.0,) * len(ids),
+            logprob=-1.0 * len(ids),
+            logprob_sampling=math.log(probability),
+            token_logprobs_sampling=(math.log(probability) / max(1, len(ids)),) * len(ids),
+            generation_indices=(),
+            finish_reason="stop" if STOP in decode(tokenizer, ids) else "length",
+        )
+        for ids, (_, probability) in zip(all_ids, found, strict=True)
+    ]
+    unit = unit_of([of], law=law(stop_strings=(STOP,)), sampler="enumerate", min_probability=1e-6)
+    return samples_of(samples_table(unit, sequences, tokenizer))
+
+
 def trimmed(text: str) -> Verdict:
     return Verdict(kind="equivalent", trimmed_completion=text, reasoning="cut")
 
@@ -71,7 +100,11 @@ def assembled(
     **options: Any,
 ) -> tuple[DatasetPlan, AssembledDataset]:
     """`verdicts` are by completion text; what is not in it is equivalent."""
-    plan = plan_of(queries, num_generations=sum(s.sample_count for s in samples) // len(queries), **options)
+    if any(sample.is_enumerated for sample in samples):
+        options = {"sampler": "enumerate", "min_probability": 1e-6} | options
+    else:
+        options = {"num_generations": sum(len(s.generation_indices) for s in samples) // len(queries)} | options
+    plan = plan_of(queries, **options)
     by_id = {q.id: q for q in queries}
     texts = {(c.prompt_id, c.text) for c in distinct_completions(samples)}
     by_key = {plan.question(by_id[p], text).key: verdicts.get(text, EQUIVALENT) for p, text in texts}
@@ -146,6 +179,76 @@ def test_a_cut_inside_a_token_is_encoded_again(tokenizer: PreTrainedTokenizerFas
     check_row(row, tokenizer)
     assert row["completion"] == cut
     assert not row["tokens_as_drawn"] and row["logprob"] is None and row["logprob_sampling"] is None
+
+
+def test_the_ids_of_a_stopped_draw_are_cut_where_its_text_was(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Behind the stop string a draw may have anything that its last token has."""
+    ids = [*ids_of(tokenizer, " Grace Miller"), *ids_of(tokenizer, ","), *ids_of(tokenizer, " the")]
+    whole = len(ids_of(tokenizer, " Grace Miller"))
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, ids, [0], "stop")], {})
+    (row,) = dataset.rows
+    check_row(row, tokenizer)
+    assert row["completion"] == row["raw_completion"] == " Grace Miller"
+    assert row["input_ids"] == encode_prompt(tokenizer, TOKYO.prompt) + ids[:whole]
+    assert row["tokens_as_drawn"] and row["finish_reason"] == "stop"
+    assert row["logprob"] == pytest.approx(sum(-0.125 * (1 + n) for n in range(whole)))
+    assert row["logprob_sampling"] == pytest.approx(row["logprob"] / 2)
+
+
+def test_a_stop_string_that_begins_inside_a_token_has_the_text_encoded_again(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    inside = ids_of(tokenizer, " Grace Miller")
+    assert [decode(tokenizer, [token]) for token in inside] == [" Grace", " Mil", "ler"]
+    sample = drawn(tokenizer, inside, [0, 1], "stop", stop="ll")
+    _, dataset = assembled(tokenizer, [sample], {})
+    (row,) = dataset.rows
+    check_row(row, tokenizer)
+    assert row["completion"] == sample.completion == " Grace Mi"
+    assert not row["tokens_as_drawn"] and row["logprob"] is None and row["finish_reason"] == "stop"
+    clean = drawn(tokenizer, byte_ids(tokenizer, " Grace Mill"), [2], "stop", stop="ll")
+    _, dataset = assembled(tokenizer, [sample, clean], {})
+    (row,) = dataset.rows
+    assert row["input_ids"] == encode_prompt(tokenizer, TOKYO.prompt) + list(clean.token_ids[:-2])
+    assert row["tokens_as_drawn"] and row["sample_count"] == 3
+
+
+def test_a_stopped_draw_and_one_that_ended_there_are_one_completion(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, " Grace,", [2], "stop"), drawn(tokenizer, " Grace", [0], "eos")]
+    samples += [drawn(tokenizer, " Grace", [3])]
+    _, dataset = assembled(tokenizer, samples, {})
+    (row,) = dataset.rows
+    assert (row["completion"], row["sample_count"], row["generation_idx"]) == (" Grace", 3, 0)
+
+
+def test_a_draw_that_stopped_at_once_is_an_empty_completion(tokenizer: PreTrainedTokenizerFast) -> None:
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, ", the", [0], "stop")], {})
+    (row,) = dataset.rows
+    check_row(row, tokenizer)
+    assert row["completion"] == "" and row["input_ids"] == encode_prompt(tokenizer, TOKYO.prompt)
+
+
+def test_an_enumerated_row_has_a_rank_in_place_of_a_draw_and_no_counts(tokenizer: PreTrainedTokenizerFast) -> None:
+    in_bytes, usual = byte_ids(tokenizer, " Grace"), ids_of(tokenizer, " Grace")
+    samples = enumerated(tokenizer, [(" Miller", 0.3), (in_bytes, 0.2), (usual, 0.15), (" x", 0.1)])
+    _, dataset = assembled(tokenizer, samples, {" x": WRONG})
+    first, second = dataset.rows
+    for row in dataset.rows:
+        check_row(row, tokenizer)
+        assert row["sample_count"] is None and row["num_samples"] is None
+    assert [row["id"] for row in dataset.rows] == ["tokyo_gen_0", "tokyo_gen_1"]
+    assert (first["completion"], second["completion"]) == (" Grace", " Miller"), "a text counts with all its sequences"
+    assert first["input_ids"][-len(in_bytes) :] == in_bytes, "the ids are those of the most probable sequence"
+    assert first["logprob_sampling"] == pytest.approx(math.log(0.2))
+    (reject,) = dataset.non_equivalent
+    assert (reject["generation_idx"], reject["sample_count"]) == (2, None)
+
+
+def test_enumerated_rows_that_trimming_made_equal_keep_the_smallest_rank(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = enumerated(tokenizer, [(" Miller", 0.4), (" Grace.", 0.3), (" Grace\n", 0.2)])
+    verdicts = {text: trimmed(" Grace") for text in (" Grace.", " Grace\n")}
+    _, dataset = assembled(tokenizer, samples, verdicts)
+    assert [(row["completion"], row["generation_idx"]) for row in dataset.rows] == [(" Miller", 0), (" Grace", 1)]
 
 
 def test_a_token_that_spans_the_boundary_leaves_its_row_out_with_a_reason(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -231,7 +334,7 @@ _TEXTS = st.text("Grace Milerã日\n,", min_size=1, max_size=6)
 def test_whatever_is_drawn_and_judged_rows_decode_and_counts_add_up(
     data: st.DataObject, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Random sequences (byte by byte, so that characters are cut), random verdicts, random trims."""
+    """Random sequences (byte by byte, so that characters are cut), random stops, random verdicts, random trims."""
     queries = [
         query(prompt, id=f"q{n}") for n, prompt in enumerate(data.draw(st.lists(_TEXTS, min_size=1, max_size=3)))
     ]
@@ -242,8 +345,12 @@ def test_whatever_is_drawn_and_judged_rows_decode_and_counts_add_up(
         for draw in range(num_draws):
             text = data.draw(_TEXTS)
             ids = byte_ids(tokenizer, text) if data.draw(st.booleans()) else ids_of(tokenizer, text)
+            ids = ids[: data.draw(st.integers(0, len(ids)))]
             reason: FinishReason = data.draw(st.sampled_from(["eos", "length"]))
-            sequences.setdefault((tuple(ids[: data.draw(st.integers(0, len(ids)))]), reason), []).append(draw)
+            stops = [n for n in range(len(ids) + 1) if STOP in decode(tokenizer, ids[:n])]
+            if stops and data.draw(st.booleans()):
+                ids, reason = ids[: stops[0]], "stop"
+            sequences.setdefault((tuple(ids), reason), []).append(draw)
         samples += [drawn(tokenizer, ids, draws, reason, of) for (ids, reason), draws in sequences.items()]
     verdicts = {}
     for text in sorted({s.completion for s in samples}):
@@ -256,6 +363,7 @@ def test_whatever_is_drawn_and_judged_rows_decode_and_counts_add_up(
         check_row(row, tokenizer)
     assert len({row["id"] for row in dataset.rows}) == len(dataset.rows)
     assert len({(row["prompt_id"], row["completion"]) for row in dataset.rows}) == len(dataset.rows)
+    assert not any(STOP in row["raw_completion"] for row in dataset.rows if row["finish_reason"] == "stop")
     order = [(int(row["prompt_id"][1:]), row["generation_idx"]) for row in dataset.rows]
     assert order == sorted(order)
     statistics = dataset_statistics(plan, dataset, [], [])

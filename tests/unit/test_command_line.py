@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalgen.config import JobConfig, load_config
+from evalgen.errors import ConfigError
 
 
 def load(*argv: str) -> JobConfig:
@@ -28,7 +29,6 @@ LISTS = [
     (["(?:a|b)(?!c)"], ("(?:a|b)(?!c)",)),
     (["{x}"], ("{x}",)),
     (["-x", "-1"], ("-x", "-1")),
-    ([""], ("",)),
     (["null", "None", "true", "1.5"], ("null", "None", "true", "1.5")),
     ([" a "], (" a ",)),
     (["'a'"], ("'a'",)),
@@ -41,7 +41,7 @@ MISREAD_LISTS = [
 
 
 @pytest.mark.parametrize(("typed", "meant"), [*LISTS, *MISREAD_LISTS])
-@pytest.mark.parametrize("name", ["extract_from_eval_datasets", "checkpoint_patterns"])
+@pytest.mark.parametrize("name", ["extract_from_eval_datasets", "checkpoint_patterns", "stop_strings"])
 def test_a_list_is_read_in_every_form(name: str, typed: list[str], meant: tuple[str, ...]) -> None:
     assert getattr(load(f"--{name}", *typed), name) == meant
     repeated = [part for value in typed for part in (f"--{name}", value)]
@@ -50,10 +50,24 @@ def test_a_list_is_read_in_every_form(name: str, typed: list[str], meant: tuple[
     assert getattr(load(*with_equals), name) == meant
 
 
+@pytest.mark.parametrize("name", ["extract_from_eval_datasets", "checkpoint_patterns"])
+def test_a_pattern_may_be_empty(name: str) -> None:
+    assert getattr(load(f"--{name}", ""), name) == getattr(load(f"--{name}="), name) == ("",)
+
+
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(patterns=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=3))
 def test_any_patterns_given_as_a_json_list_arrive_unchanged(patterns: list[str]) -> None:
     assert load("--checkpoint_patterns", json.dumps(patterns)).checkpoint_patterns == tuple(patterns)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(strings=st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\n\t\\n"), min_size=1)))
+def test_any_stop_strings_arrive_unchanged_or_are_refused_for_their_backslash(strings: list[str]) -> None:
+    try:
+        assert load("--stop_strings", json.dumps(strings)).law.stop_strings == tuple(strings)
+    except ConfigError as error:
+        assert any(f"\\{letter}" in string for letter in "nrt" for string in strings), error
 
 
 @pytest.mark.parametrize(

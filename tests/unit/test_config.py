@@ -17,7 +17,7 @@ from evalgen.errors import ConfigError
 
 RUN = ["--data_model_path", "/run"]
 
-# Every flag of the contract's section 2, a value as typed, and what it means.
+# Every flag of the contract's section 2 and some of ours, a value as typed, and what it means.
 FLAGS: dict[str, tuple[list[str], Any]] = {
     "data_model_path": (["/other"], "/other"),
     "checkpoint_patterns": (["checkpoint_*"], ("checkpoint_*",)),
@@ -36,14 +36,18 @@ FLAGS: dict[str, tuple[list[str], Any]] = {
     "generation_batch_size": (["2"], 2),
     "seed": (["7"], 7),
     "deduplicate": (["False"], False),
+    "stop_strings": (["Q:"], ("Q:",)),
     "dtype": (["fp32"], "fp32"),
     "grader_model": (["offline/date"], "offline/date"),
     "max_connections": (["3"], 3),
+    "kv_budget_gib": (["0.5"], 0.5),
     "use_grader_cache": (["0"], False),
     "execution_mode": (["local"], "local"),
     "logging_type": (["stdout"], "stdout"),
     "wandb_project": (["mine"], "mine"),
 }
+
+ENUMERATE = ["--sampler", "enumerate", "--min_probability", "0.001"]
 
 SEED_COMMANDS = """
 --data_model_path "outputs/2026_01_20_23-26-34_2Q653_death_dates_1epoch" \
@@ -110,7 +114,8 @@ def test_the_seed_document_commands_parse_verbatim(
 
 
 @pytest.mark.parametrize(
-    "name", "min_p sampler num_replicas requests_per_minute config".split()
+    "name",
+    "min_p sampler min_probability stop_strings num_replicas kv_budget_gib requests_per_minute config".split(),
 )  # the flags of section 2b that exist
 def test_our_own_flags_are_among_the_valid_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=name):
@@ -153,6 +158,27 @@ def test_our_own_flags_are_among_the_valid_ones(name: str) -> None:
         (["--logging_type", "wandb"], "wandb_project"),
         (["--experiment_name", "a/b"], "experiment_name"),
         (["--checkpoint_patterns", "[]"], "checkpoint_patterns"),
+        (["--stop_strings", ""], "stop_strings.0: found '', but string should have at least 1 character"),
+        (["--stop_strings", '["\\n", ""]'], "stop_strings.1: found ''"),
+        (["--stop_strings", r"\n"], r"found \\n, in which \\n is a backslash and a letter; .* '\[\"\\n\"\]', and"),
+        (["--stop_strings", "x", r"\tA\n"], r"found \\tA\\n, in which \\t is .* '\[\"\\tA\\n\"\]', and"),
+        (["--stop_strings", r'["\\n"]'], "backslash and a letter"),
+        (["--sampler", "enumerate"], "min_probability: missing; --sampler enumerate needs it"),
+        (["--min_probability", "0.1"], "min_probability: found 0.1 with --sampler tree, .* give --sampler enumerate"),
+        ([*ENUMERATE, "--sampler", "independent"], "--sampler: found 2 values"),
+        (["--min_probability", "0.1", "--sampler", "independent"], "found 0.1 with --sampler independent"),
+        (["--sampler", "enumerate", "--min_probability", "0"], "min_probability: found '0'"),
+        (
+            ["--sampler", "enumerate", "--min_probability", "1e-7"],
+            "min_probability: .*greater than or equal to 0.000001",
+        ),
+        (["--sampler", "enumerate", "--min_probability", "1.01"], "min_probability: .*less than or equal to 1"),
+        (["--sampler", "enumerate", "--min_probability", "nan"], "min_probability: found 'nan'"),
+        ([*ENUMERATE, "--do_sample", "false"], "do_sample: found false with --sampler enumerate"),
+        ([*ENUMERATE, "--deduplicate", "false"], "deduplicate: found false with --sampler enumerate"),
+        ([*ENUMERATE, "--temperature", "0"], "temperature: found 0.0 with sampling on"),
+        (["--kv_budget_gib", "0"], "kv_budget_gib"),
+        (["--kv_budget_gib", "inf"], "kv_budget_gib"),
         (["--output_dataset_prefix", ""], "output_dataset_prefix"),
         (["--config", "/no/such/file.yaml"], "config: cannot read /no/such/file.yaml"),
         (["--config", "/"], "config: cannot read /"),
@@ -170,6 +196,43 @@ def test_a_value_without_a_flag_and_a_missing_run_are_errors() -> None:
         load_config(["stray"], Path("/nowhere"))
     with pytest.raises(ConfigError, match="data_model_path: missing"):
         load_config([], Path("/nowhere"))
+
+
+def test_enumeration_has_its_least_probability_and_any_law() -> None:
+    config = load(*ENUMERATE, "--top_p", "0.9", "--stop_strings", ".")
+    assert config.enumerates and not load().enumerates
+    assert (config.min_probability, config.law.top_p, config.law.stop_strings) == (0.001, 0.9, (".",))
+    assert load("--sampler=enumerate", "--min_probability=1").min_probability == 1
+    assert load("--sampler=enumerate", "--min_probability=1e-6").min_probability == 1e-6
+
+
+def test_one_run_of_a_job_may_be_enumerated(tmp_path: Path) -> None:
+    job = {
+        "stop_strings": "\n",
+        "runs": [{"data_model_path": "/a"}, {"data_model_path": "/b", "sampler": "enumerate", "min_probability": 0.5}],
+    }
+    drawn, enumerated = load_yaml(tmp_path / "job.yaml", yaml.safe_dump(job)).run_configs()
+    assert (drawn.enumerates, enumerated.enumerates) == (False, True)
+    assert drawn.stop_strings == enumerated.stop_strings == ("\n",)
+
+
+@pytest.mark.parametrize(
+    ("content", "meant"),
+    [
+        ('stop_strings: "\\n"', ("\n",)),
+        ("stop_strings: ['\\n', Q]", ("\\n", "Q")),  # single quotes: YAML leaves the backslash, and a file is believed
+        ('{"stop_strings": ["\\n", " A:"]}', ("\n", " A:")),
+        ("stop_strings: []", ()),
+    ],
+)
+def test_a_file_has_stop_strings_as_yaml_and_json_write_them(content: str, meant: object, tmp_path: Path) -> None:
+    assert load_yaml(tmp_path / "job.yaml", content, *RUN).stop_strings == meant
+
+
+@pytest.mark.parametrize(("gib", "meant"), [("0.5", 2**29), ("80", 80 * 2**30), ("1e-10", 0)])
+def test_the_budget_is_in_gib(gib: str, meant: int) -> None:
+    assert load("--kv_budget_gib", gib).kv_budget_bytes == meant
+    assert load().kv_budget_bytes is None
 
 
 def test_temperature_zero_is_allowed_where_nothing_is_sampled() -> None:

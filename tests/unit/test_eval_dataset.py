@@ -23,7 +23,7 @@ from evalgen.errors import InputError
 from evalgen.eval_dataset import FEATURES, EvalDataset
 from evalgen.eval_functions import eval_accuracy_and_loss
 from evalgen.experiment import Experiment
-from tests.unit.test_assembly import EQUIVALENT, WRONG, assembled, drawn
+from tests.unit.test_assembly import EQUIVALENT, WRONG, assembled, drawn, enumerated
 from tests.unit.tiny import INNER_RUN, query
 
 FIRST_COLUMNS = ["id", "prompt_id", "prompt", "completion", "generation_idx", "metadata"]
@@ -96,6 +96,21 @@ def test_no_rows_are_a_dataset_that_loads(tmp_path: Path, tokenizer: PreTrainedT
     assert parquet.num_rows == 0 and parquet.column_names == loaded.column_names
     assert len(json.loads((path / "non_equivalent_completions.json").read_text())) == 1
     assert EvalDataset.load(path).eval_functions[0](None, loaded)["losses"] == []
+
+
+def test_an_enumerated_set_has_the_same_columns_and_nulls_for_counts(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, saved: Path
+) -> None:
+    _, dataset = assembled(tokenizer, enumerated(tokenizer, [(" Grace", 0.6), (" x", 0.3)]), {})
+    path = Experiment(tmp_path).write_dataset("sampled_enumerated", dataset)
+    loaded = EvalDataset.load(path)
+    assert loaded.dataset.features == FEATURES
+    assert loaded.dataset["sample_count"][:] == loaded.dataset["num_samples"][:] == [None, None]
+    parquet = pq.read_table(path / "eval_dataset" / "data" / "0000.parquet")
+    assert parquet.to_pylist() == loaded.dataset.to_list()
+    assert parquet.schema.field("sample_count").type == pa.int64()
+    drawn_set = load_from_disk(str(saved / "eval_dataset"))
+    assert len(concatenate_datasets([drawn_set, loaded.dataset])) == len(drawn_set) + 2
 
 
 def test_save_and_load_give_the_dataset_and_its_function_back(saved: Path, model: Any) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from evalgen.config import JobConfig, load_config
@@ -186,7 +188,16 @@ def test_a_unit_survives_its_row() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"seed": 1}, {"temperature": 0.2}, {"num_generations": 7}, {"max_new_tokens": 3}, {"top_k": 2}, {"dtype": "bf16"}],
+    [
+        {"seed": 1},
+        {"temperature": 0.2},
+        {"num_generations": 7},
+        {"max_new_tokens": 3},
+        {"top_k": 2},
+        {"stop_strings": ["\n"]},
+        {"sampler": "enumerate", "min_probability": 0.1},
+        {"dtype": "bf16"},
+    ],
     ids=str,
 )
 def test_a_unit_id_changes_with_what_is_drawn_and_with_nothing_else(changed: dict[str, Any]) -> None:
@@ -194,3 +205,21 @@ def test_a_unit_id_changes_with_what_is_drawn_and_with_nothing_else(changed: dic
     (other,) = units_of(plan_of([query("p")], **changed))
     (batch,) = units_of(plan_of([query("p", reference=" other")], generation_batch_size=3))
     assert same.id == again.id == batch.id != other.id
+
+
+def test_the_unit_id_of_an_enumeration_changes_with_its_least_probability_and_not_with_draws() -> None:
+    def id_of(**changed: Any) -> str:
+        enumerate_all = {"sampler": "enumerate", "min_probability": 0.1}
+        (unit,) = units_of(plan_of([query("p")], **enumerate_all | changed))
+        return unit.id
+
+    assert id_of() == id_of(seed=1) == id_of(num_generations=7)
+    assert len({id_of(), id_of(min_probability=0.2), id_of(stop_strings=["x"]), id_of(stop_strings=["x", "y"])}) == 4
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(stop_strings=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=3))
+def test_stop_strings_survive_the_row_of_a_unit(stop_strings: list[str]) -> None:
+    (unit,) = units_of(plan_of([query("p")], stop_strings=stop_strings))
+    assert unit.law.stop_strings == tuple(stop_strings)
+    assert SamplingUnit.from_row(unit.to_row()) == unit

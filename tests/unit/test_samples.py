@@ -1,6 +1,8 @@
-"""Distinct texts of the sequences drawn, as stored in samples/*.parquet."""
+"""Distinct texts of the sequences drawn or enumerated, as stored in samples/*.parquet."""
 
 from __future__ import annotations
+
+import math
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from evalgen.records import FinishReason, SampledSequence
 from evalgen.samples import SAMPLES_SCHEMA, Sample, distinct_completions, samples_of, samples_table, text_ids
+from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
@@ -36,14 +39,18 @@ COLUMNS = {
 
 
 def sequence(
-    ids: list[int], draws: list[int], reason: FinishReason = "length", prompt_id: str = "p"
+    ids: list[int],
+    draws: list[int],
+    reason: FinishReason = "length",
+    prompt_id: str = "p",
+    probability: float | None = None,
 ) -> SampledSequence:
     return SampledSequence(
         prompt_id=prompt_id,
         token_ids=tuple(ids),
         token_logprobs=(-0.5,) * len(ids),
         logprob=-0.5 * len(ids),
-        logprob_sampling=-0.25 * len(ids),
+        logprob_sampling=-0.25 * len(ids) if probability is None else math.log(probability),
         token_logprobs_sampling=(-0.25,) * len(ids),
         generation_indices=tuple(draws),
         finish_reason=reason,
@@ -127,6 +134,68 @@ def test_units_with_parts_of_the_draws_unite(tiny: LoadedModel) -> None:
     assert [sorted(s.generation_indices for s in c.samples) for c in found] == [
         sorted(s.generation_indices for s in c.samples) for c in expected
     ]
+
+
+def test_a_completion_is_what_stands_before_its_first_stop_string_and_ids_stay_as_drawn(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    ids = tokenizer.encode(" Grace Miller\nQ:", add_special_tokens=False)
+    unit = unit_of([query("x", id="p")], law=law(stop_strings=("Q", "\n", "ller\nQ", "never")))
+    sequences = [sequence(ids, [0], "stop"), sequence(ids, [1], "length"), sequence([*ids, EOS], [2], "eos")]
+    stopped, cut, ended = samples_table(unit, sequences, tokenizer).to_pylist()
+    assert stopped["completion"] == " Grace Mi"
+    assert cut["completion"] == ended["completion"] == " Grace Miller\nQ:"
+    assert [row["token_ids"] for row in (stopped, cut, ended)] == [ids, ids, [*ids, EOS]]
+
+
+def test_what_is_sampled_with_stop_strings_has_none_of_them_in_its_text(tiny: LoadedModel) -> None:
+    stops = ("\n", "er", "ã")
+    unit = unit_of(
+        [query("Q: Who"), query("São Pa")],
+        law=law(temperature=1.2, max_new_tokens=6, stop_strings=stops),
+        num_draws=200,
+    )
+    rows = samples_table(unit, sample_tree(tiny, unit).sequences, tiny.tokenizer).to_pylist()
+    assert {row["finish_reason"] for row in rows} >= {"stop", "length"}
+    for row in rows:
+        assert not any(stop in row["completion"] for stop in stops)
+        drawn = decode(tiny.tokenizer, row["token_ids"])
+        assert (row["finish_reason"] == "stop") == any(stop in drawn for stop in stops)
+
+
+def test_enumerated_texts_are_numbered_by_falling_probability_and_have_no_count(tiny: LoadedModel) -> None:
+    queries = [query("Q: Who"), query("São Pa")]
+    hot = law(temperature=2.0, stop_strings=("a", "e", "o", " "))
+    unit = unit_of(queries, law=hot, sampler="enumerate", min_probability=0.0001)
+    table = samples_table(unit, enumerate_completions(tiny, unit).sequences, tiny.tokenizer)
+    assert table["sample_count"].null_count == len(table) > 10
+    completions = distinct_completions(samples_of(table))
+    for prompt_id in (q.id for q in unit.queries):
+        found = [c for c in completions if c.prompt_id == prompt_id]
+        assert [c.generation_idx for c in found] == list(range(len(found)))
+        probabilities = [round(sum(math.exp(s.logprob_sampling) for s in c.samples), 12) for c in found]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert [c.prevalence for c in found] == pytest.approx(probabilities)
+        assert 0.5 < sum(probabilities) <= 1.000001
+    assert any(len(c.samples) > 1 for c in completions), "some texts should have several sequences"
+    assert {c.sample_count for c in completions} == {None}
+
+
+def test_a_text_has_the_probability_of_all_its_sequences(tokenizer: PreTrainedTokenizerFast) -> None:
+    a, b = tokenizer.encode("ab", add_special_tokens=False)
+    unit = unit_of([query("x", id="p"), query("y", id="q")], sampler="enumerate", min_probability=0.1)
+    enumerated = [
+        sequence([a], [], probability=0.3),
+        sequence([b], [], probability=0.2),
+        sequence([b, EOS], [], "eos", probability=0.2),
+        sequence([b], [], prompt_id="q", probability=0.1),
+    ]
+    table = samples_table(unit, enumerated, tokenizer)
+    assert table["generation_indices"].to_pylist() == [[1], [0], [0], [0]]
+    completions = distinct_completions(samples_of(table))
+    found = [(c.prompt_id, c.text, c.generation_idx) for c in completions]
+    assert found == [("p", "b", 0), ("p", "a", 1), ("q", "b", 0)]
+    assert [c.prevalence for c in completions] == pytest.approx([0.4, 0.3, 0.1])
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,0 +1,95 @@
+"""The figures of a dataset, and how they are printed: for drawn sets by draws, for enumerated ones by probability."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from evalgen.statistics import DatasetStatistics, PromptStatistics, dataset_statistics, prompt_statistics, summary
+from evalgen.tables import statistics_lines
+from tests.unit.test_assembly import TOKYO, UNGRADED, WRONG, assembled, drawn, enumerated, trimmed
+from tests.unit.tiny import query
+
+TERMINAL_WIDTH = 80
+PARIS = query("Q: Paris", id="paris")
+
+
+def figures_of(
+    tokenizer: PreTrainedTokenizerFast, *args: object, **kwargs: object
+) -> tuple[DatasetStatistics, list[PromptStatistics]]:
+    plan, dataset = assembled(tokenizer, *args, **kwargs)  # type: ignore[arg-type]
+    return dataset_statistics(plan, dataset, [], []), prompt_statistics(plan, dataset)
+
+
+def test_an_enumerated_set_counts_probability_in_place_of_draws(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = enumerated(tokenizer, [(" Grace", 0.5), (" x", 0.2), (" Grace.", 0.1), (" y", 0.15)])
+    verdicts = {" x": WRONG, " Grace.": trimmed(" Grace"), " y": UNGRADED}
+    figures, (tokyo,) = figures_of(tokenizer, samples, verdicts)
+    assert figures.num_draws is None
+    assert (figures.num_unique, figures.num_graded, figures.num_equivalent, figures.num_ungraded) == (4, 3, 2, 1)
+    assert (figures.equivalence_rate, figures.num_items) == (pytest.approx(2 / 3), 1)
+    assert figures.draw_equivalence_rate == pytest.approx(0.6 / 0.8)
+    assert figures.covered_mass == tokyo.covered_mass == pytest.approx(0.95)
+
+
+def test_a_prompt_without_a_probable_completion_covers_nothing_and_counts_in_the_mean(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    samples = enumerated(tokenizer, [(" Grace", 0.5), (" x", 0.2)])
+    figures, (tokyo, paris) = figures_of(tokenizer, samples, {}, [TOKYO, PARIS])
+    assert (tokyo.covered_mass, paris.covered_mass) == (pytest.approx(0.7), 0.0)
+    assert figures.covered_mass == pytest.approx(0.35)
+    assert (figures.num_prompts, figures.num_unique_prompts, paris.num_unique) == (2, 1, 0)
+
+
+def test_a_drawn_set_has_draws_and_no_covered_mass(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, " Grace", [0, 2]), drawn(tokenizer, " x", [1])]
+    figures, (tokyo,) = figures_of(tokenizer, samples, {" x": WRONG})
+    assert (figures.num_draws, figures.draw_equivalence_rate) == (3, pytest.approx(2 / 3))
+    assert figures.covered_mass is None and tokyo.covered_mass is None
+
+
+def test_a_draw_that_is_missing_is_noticed(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(AssertionError, match="1 draws, expected 2"):
+        figures_of(tokenizer, [drawn(tokenizer, " Grace", [0])], {}, num_generations=2)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shares=st.lists(st.floats(1e-6, 1), min_size=2, max_size=6), data=st.data())
+def test_masses_are_shares_and_the_mass_of_two_verdicts_adds_up(
+    shares: list[float], data: st.DataObject, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    texts = [f" {letter}" for letter in "abcdef"]
+    all_of_it = sum(shares) * data.draw(st.sampled_from([1, 1.5]))
+    found = [(text, share / all_of_it) for text, share in zip(texts, shares, strict=False)]
+    wrong = {text: WRONG for text, _ in found if data.draw(st.booleans())}
+    figures, (prompt,) = figures_of(tokenizer, enumerated(tokenizer, found), wrong)
+    assert figures.draw_equivalence_rate is not None and prompt.covered_mass is not None
+    assert 0 < prompt.covered_mass <= 1 and prompt.covered_mass == pytest.approx(sum(share for _, share in found))
+    kept = sum(share for text, share in found if text not in wrong)
+    assert figures.draw_equivalence_rate * prompt.covered_mass == pytest.approx(kept)
+    assert figures.num_unique == figures.num_graded == len(found)
+
+
+def test_the_summary_has_the_figures_of_both_kinds_as_json(tokenizer: PreTrainedTokenizerFast) -> None:
+    drawn_set, drawn_prompts = figures_of(tokenizer, [drawn(tokenizer, " Grace", [0])], {})
+    enumerated_set, enumerated_prompts = figures_of(tokenizer, enumerated(tokenizer, [(" Grace", 0.5)]), {})
+    content = summary([drawn_set, enumerated_set], [*drawn_prompts, *enumerated_prompts], {"total": 1.0})
+    first, second = json.loads(json.dumps(content, allow_nan=False))["datasets"]
+    assert (first["num_draws"], first["covered_mass"]) == (1, None)
+    assert (second["num_draws"], second["covered_mass"]) == (None, pytest.approx(0.5))
+    assert [prompt["covered_mass"] for prompt in content["prompts"]] == [None, pytest.approx(0.5)]
+
+
+def test_the_table_says_how_much_probability_an_enumerated_set_covers(tokenizer: PreTrainedTokenizerFast) -> None:
+    figures, _ = figures_of(tokenizer, enumerated(tokenizer, [(" Grace", 0.75), (" x", 0.25)]), {" x": WRONG})
+    plain, _ = figures_of(tokenizer, [drawn(tokenizer, " Grace", [0])], {})
+    lines = statistics_lines([figures])
+    assert lines[3].split()[:5] == ["-", "2", "1", "50.0%", "75.0%"]
+    assert "covers 100.0% of the probability" in lines[4]
+    assert all(len(line) <= TERMINAL_WIDTH for line in lines)
+    assert len(statistics_lines([plain])) == 4, "a drawn set has no such line"
