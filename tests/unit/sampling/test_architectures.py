@@ -1,4 +1,4 @@
-"""The guard of the whole project: on every architecture the tree draws, draw for draw, what one-by-one sampling does."""
+"""The guard of the whole project: on every architecture the tree draws, draw for draw, what one by one is drawn."""
 
 from __future__ import annotations
 
