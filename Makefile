@@ -22,8 +22,8 @@ demo: $(INSTALLED)  ## train the four demo runs, then sample, grade and write th
 test: $(INSTALLED)  ## every test, on two cores, offline
 	$(BIN)/python -m pytest
 
-bench: $(INSTALLED)  ## time the tree sampler against generate(), on the demo's checkpoint
-	$(BIN)/python tests/benchmarks/bench_sampling.py
+bench: $(INSTALLED)  ## time the samplers against their peers: about 15 minutes; BENCH="--help" for more
+	$(BIN)/python -m tests.benchmarks.bench_sampling $(BENCH)
 
 lint: $(INSTALLED)  ## style, format and types
 	$(BIN)/ruff check .
