@@ -23,6 +23,7 @@ from transformers.generation.logits_process import (
 from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
 
+LEAST_LOG_WEIGHT = -87.0  # of a token against the most probable one: about the least float32 but for denormals
 SEARCH_WIDTH = 32  # draws searched together: wide enough for speed, narrow enough that little of the grid is empty
 
 
@@ -106,7 +107,9 @@ def next_token(logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> NextToke
     if law.do_sample:
         # The warpers of transformers look at scores alone; input_ids are in their signature and not used.
         scores = _warpers(law)(None, scores)  # type: ignore[arg-type]
-        weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+        scores.sub_(scores.amax(-1, keepdim=True))
+        # Lower ones would be denormal numbers, which processors compute ten times slower.
+        weights = torch.nn.functional.threshold_(scores, LEAST_LOG_WEIGHT, -torch.inf).exp_()
     else:
         weights = torch.zeros_like(scores).scatter_(1, scores.argmax(-1, keepdim=True), 1.0)
     blocks = _in_blocks(weights)

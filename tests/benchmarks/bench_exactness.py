@@ -1,6 +1,6 @@
 """Counts the draws that depend on how they were computed: tree against one row per draw, and one batch against another.
 
-    python -m tests.benchmarks.bench_exactness [--checkpoint smollm2] [--num_prompts 6] [--num_draws 200]
+    python -m tests.benchmarks.bench_exactness [--checkpoint smollm2] [--num_draws 100] [--dtypes fp32]
 
 In exact arithmetic none would. In floating point a batch of another shape can round a logit differently, and a draw
 whose number lies that close to a boundary picks the neighbouring token: in fp32 hardly ever, in bf16 now and then.
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", choices=("demo", "smollm2"), default="demo")
     parser.add_argument("--num_prompts", type=int, default=10)
     parser.add_argument("--num_draws", type=int, default=1000)
+    parser.add_argument("--dtypes", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
     parser.add_argument("--directory", type=Path, default=Path(".bench"))
     arguments = parser.parse_args()
     bench = prepare(arguments.checkpoint, arguments.directory)
@@ -54,7 +55,7 @@ def main() -> None:
     headings = ("dtype", "temperature", "tree / a row per draw", "all prompts / one at a time", "large / small slices")
     for heading in headings:
         table.add_column(heading, justify="right")
-    for dtype in ("fp32", "bf16"):
+    for dtype in arguments.dtypes:
         loaded = load_model(checkpoint, dtype, torch.device("cpu"))
         for temperature, max_new_tokens in LAWS:
             unit = SamplingUnit(
@@ -68,7 +69,7 @@ def main() -> None:
                 first_draw=0,
                 num_draws=arguments.num_draws,
                 seed=42,
-                dtype="fp32" if dtype == "fp32" else "bf16",
+                dtype=dtype,
                 sampler="tree",
                 min_probability=None,
                 generation_batch_size=32,
