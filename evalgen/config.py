@@ -6,6 +6,7 @@ written beside the output as `config.json` and runs again from there (`--config 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -144,7 +145,7 @@ class JobConfig(RunConfig, BaseSettings):
         None,
         gt=0,
         allow_inf_nan=False,
-        description="GiB a replica may fill with cached keys and values; default: a share of the free memory",
+        description="GiB for keys and values, and working space, of a replica; default: a share of the free memory",
     )
     execution_mode: Literal["local"] = Field("local", description="where to run; Ray decides what `local` means")
     logging_type: Literal["disk", "stdout", "wandb"] = Field(
@@ -233,7 +234,8 @@ def _check_run(run: RunConfig) -> None:
     elif run.min_probability is not None:
         raise ConfigError(
             f"min_probability: found {run.min_probability} with --sampler {run.sampler}, which draws completions "
-            "however improbable; leave it out, or give --sampler enumerate"
+            "however improbable; leave it out (for one of several runs, min_probability: null), or give "
+            "--sampler enumerate"
         )
 
 
@@ -254,6 +256,9 @@ def _check_enumeration(run: RunConfig) -> None:
 def _check_typed_stop_strings(typed: Sequence[str]) -> None:
     """A shell passes \\n on as two characters, which no completion has: the job would run and never stop one."""
     for value in typed:
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(json.loads(value), list):
+                raise ConfigError(f"stop_strings: found {value}, a JSON list of other things; expected one of strings")
         if escape := re.search(r"\\[nrt]", value):
             as_json = json.dumps([value], ensure_ascii=False).replace("\\\\", "\\")
             raise ConfigError(

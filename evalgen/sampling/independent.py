@@ -14,7 +14,7 @@ import torch
 
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import next_token
-from evalgen.sampling.memory import limits_of
+from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import evaluate_prompts
@@ -28,17 +28,41 @@ def sample_independently(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: 
     """Every draw of every prompt of `unit`, as many side by side as `budget_bytes` allows (None: as memory does)."""
     unshared = replace(loaded, footprint=replace(loaded.footprint, shares_prompts=False))
     leaves: list[Leaves] = []
-    evaluations = 0
+    evaluations = halvings = 0
     for prompt_index, query in enumerate(unit.queries):
         prompt = encode_prompt(loaded.tokenizer, query.prompt)
         side_by_side = limits_of(unshared, unit.law, len(prompt), budget_bytes).max_leaves
-        for start in range(0, unit.num_draws, side_by_side):
-            draws = unit.first_draw + np.arange(start, min(start + side_by_side, unit.num_draws))
-            for evaluated, ended in _rounds(unshared, unit, prompt_index, prompt, draws):
-                evaluations += evaluated
-                leaves += ended
+        last = unit.first_draw + unit.num_draws
+        first = unit.first_draw
+        while first < last:
+            draws = np.arange(first, min(first + side_by_side, last))
+            rounds = _rounds_or_none(unshared, unit, prompt_index, prompt, draws)
+            if rounds is None:
+                side_by_side, halvings = len(draws) // 2, halvings + 1
+                continue
+            evaluations += sum(evaluated for evaluated, _ in rounds)
+            leaves += [some for _, ended in rounds for some in ended]
+            first += len(draws)
     prompt_ids = [query.id for query in unit.queries]
-    return SamplingResult(sequences=sequences_of(leaves, prompt_ids), model_evaluations=evaluations)
+    return SamplingResult(
+        sequences=sequences_of(leaves, prompt_ids), model_evaluations=evaluations, out_of_memory_halvings=halvings
+    )
+
+
+def _rounds_or_none(
+    loaded: LoadedModel, unit: SamplingUnit, prompt_index: int, prompt: list[int], draws: Ints
+) -> list[tuple[int, list[Leaves]]] | None:
+    """What `_rounds` yields; None: memory did not suffice for so many draws.
+
+    Raises:
+        InputError: it does not suffice for one.
+    """
+    try:
+        return list(_rounds(loaded, unit, prompt_index, prompt, draws))
+    except torch.OutOfMemoryError:
+        if len(draws) == 1:
+            raise out_of_memory(loaded, len(prompt) + unit.law.max_new_tokens) from None
+        return None
 
 
 def _rounds(

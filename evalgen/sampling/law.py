@@ -109,7 +109,7 @@ def next_token(logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> NextToke
         scores = _warpers(law)(None, scores)  # type: ignore[arg-type]
         scores.sub_(scores.amax(-1, keepdim=True))
         # Lower ones would be denormal numbers, which processors compute ten times slower.
-        weights = torch.nn.functional.threshold_(scores, LEAST_LOG_WEIGHT, -torch.inf).exp_()
+        weights = torch.nn.functional.threshold(scores, LEAST_LOG_WEIGHT, -torch.inf, inplace=True).exp_()
     else:
         weights = torch.zeros_like(scores).scatter_(1, scores.argmax(-1, keepdim=True), 1.0)
     blocks = _in_blocks(weights)

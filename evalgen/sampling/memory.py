@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
 from evalgen.sampling.model import LoadedModel
 
@@ -19,8 +20,8 @@ SHARE_OF_FREE_DEVICE_MEMORY = 0.8  # the rest is for activations and the allocat
 SHARE_OF_FREE_HOST_MEMORY = 0.3  # other processes live there too
 SHARE_OF_PROMPTS = 0.3  # of the budget
 SHARE_OF_ROWS = 0.2  # for what is computed of one slice and not kept
-BYTES_PER_LOGIT = 30  # float32 and float64 copies while the next tokens are drawn
-ATTENTION_BYTES_PER_TOKEN = 256  # of the prompt: attention weights of 32 heads, twice in float32
+BYTES_PER_LOGIT = 40  # the model's own, and float32 and int64 copies while they are warped and drawn from
+BYTES_PER_ATTENTION_WEIGHT = 24  # float32, a few copies, in a grid of which half may be empty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,15 +48,15 @@ def limits_of(loaded: LoadedModel, law: SamplingLaw, longest_prompt: int, budget
     footprint = loaded.footprint
     own_tokens = law.max_new_tokens + (0 if footprint.shares_prompts else longest_prompt)
     prefix = footprint.bytes_per_row + footprint.bytes_per_token * own_tokens  # at the greatest depth
-    row = loaded.num_logits * BYTES_PER_LOGIT + longest_prompt * ATTENTION_BYTES_PER_TOKEN
+    num_heads = getattr(loaded.model.config.get_text_config(), "num_attention_heads", 0)
+    row = loaded.num_logits * BYTES_PER_LOGIT + longest_prompt * num_heads * BYTES_PER_ATTENTION_WEIGHT
     max_rows = int(budget * SHARE_OF_ROWS) // row
     per_kind = int(budget * (1 - SHARE_OF_PROMPTS - SHARE_OF_ROWS) / 2)
     return Limits(
         max_leaves=max(1, min(max_rows, per_kind // (prefix * 2))),  # parents and children at once
         max_nodes=max(1, min(max_rows, per_kind // (prefix * (law.max_new_tokens + 1)))),
-        max_prompt_tokens=int(budget * SHARE_OF_PROMPTS) // footprint.bytes_per_token
-        if footprint.bytes_per_token
-        else budget,
+        # A recurrent state takes the same for every prompt: nothing to limit but the batch.
+        max_prompt_tokens=int(budget * SHARE_OF_PROMPTS) // max(1, footprint.bytes_per_token),
     )
 
 
@@ -66,3 +67,11 @@ def free_bytes(device: torch.device) -> int:
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by torch for later
         return int((free + idle) * SHARE_OF_FREE_DEVICE_MEMORY)
     return int(psutil.virtual_memory().available * SHARE_OF_FREE_HOST_MEMORY)
+
+
+def out_of_memory(loaded: LoadedModel, num_tokens: int) -> InputError:
+    """Why a single sequence could not be evaluated, and what to do."""
+    return InputError(
+        f"out of memory on {loaded.device} with one sequence of {num_tokens} tokens: the model leaves too little; "
+        "give fewer --num_replicas, a larger device, or shorter prompts"
+    )

@@ -31,7 +31,7 @@ class Nodes:
     draws: Ints  # (D,) generation indices: those at node 0, ascending, then those at node 1, ...
     num_draws: Ints  # (N,) how many of them are at each node; all 0 where nothing is drawn but all is enumerated
     prefix_law_logprobs: Floats  # (N,) log-probability in nats of all drawn tokens, under the sampling law
-    parents: Nodes | None  # None: depth 0, and the four arrays below mean nothing
+    parents: Nodes | None  # without their draws; None: depth 0, and the four arrays below mean nothing
     parent_rows: Ints  # (N,)
     tokens: Ints  # (N,) the last token of each
     logprobs: Floats  # (N,) its log-probability in nats, T=1
@@ -40,18 +40,17 @@ class Nodes:
     @classmethod
     def roots(cls, prompts: Ints, draws: Ints) -> Nodes:
         """The prompts themselves, every draw at each of them."""
-        zeros = np.zeros(len(prompts))
         return cls(
             depth=0,
             prompts=prompts,
             draws=np.tile(draws, len(prompts)),
             num_draws=np.full(len(prompts), len(draws)),
-            prefix_law_logprobs=zeros,
+            prefix_law_logprobs=np.zeros(len(prompts)),
             parents=None,
-            parent_rows=zeros.astype(np.int64),
-            tokens=zeros.astype(np.int64),
-            logprobs=zeros,
-            law_logprobs=zeros,
+            parent_rows=np.zeros(len(prompts), np.int64),
+            tokens=np.zeros(len(prompts), np.int64),
+            logprobs=np.zeros(len(prompts)),
+            law_logprobs=np.zeros(len(prompts)),
         )
 
     def children(self, rows: Ints, tokens: Ints, distribution: NextToken, draws: Ints, num_draws: Ints) -> Nodes:
@@ -63,7 +62,7 @@ class Nodes:
             draws=draws,
             num_draws=num_draws,
             prefix_law_logprobs=self.prefix_law_logprobs[rows] + law_logprobs,
-            parents=self,
+            parents=replace(self, draws=np.zeros(0, np.int64)),  # paths are read from it, and draws take memory
             parent_rows=rows,
             tokens=tokens,
             logprobs=distribution.logprobs(rows, tokens),

@@ -12,6 +12,7 @@ from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.samples import samples_table
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.independent import sample_independently
+from evalgen.sampling.memory import free_bytes
 from evalgen.sampling.model import LoadedModel, load_model
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
@@ -29,6 +30,7 @@ class Replica:
         """`budget_bytes` is for what is kept between evaluations; None: a share of the memory that is free then."""
         self._device = device
         self._budget_bytes = budget_bytes
+        self._ran_out_of_memory = False
         self._held: tuple[Checkpoint, str] | None = None
         self._loaded: LoadedModel | None = None
 
@@ -38,6 +40,7 @@ class Replica:
         loaded = self._hold(unit.checkpoint, unit.dtype)
         ready = time.perf_counter()
         result = SAMPLERS[unit.sampler](loaded, unit, self._budget_bytes)
+        self._note_halvings(result.out_of_memory_halvings)
         table = samples_table(unit, result.sequences, loaded.tokenizer)
         num_prefixes = distinct_prefixes(result.sequences)
         if unit.sampler == "tree":
@@ -50,6 +53,15 @@ class Replica:
             sample_s=time.perf_counter() - ready,
             finished_at=time.time(),
         )
+
+    def _note_halvings(self, halvings: int) -> None:
+        """The next unit begins with what sufficed for this one."""
+        if not halvings:
+            return
+        if not self._ran_out_of_memory:
+            log.warning("out of memory while sampling; going on with smaller batches, no draw is lost")
+        self._ran_out_of_memory = True
+        self._budget_bytes = (self._budget_bytes or free_bytes(self._device)) >> halvings
 
     def _hold(self, checkpoint: Checkpoint, dtype: str) -> LoadedModel:
         if self._loaded is None or self._held != (checkpoint, dtype):

@@ -25,6 +25,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "evalgen_shared_prompts"  # the name under which transformers finds `_attention`
+SMALL_GROUP = 16  # prefixes of a prompt; fewer are not worth a grid of their own
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +72,7 @@ class SharedPromptPrefixes:
                 past_key_values=Cache(layers=list(tails)),
                 use_cache=True,
                 logits_to_keep=1,
-                shared_prompts=_Grouped(prompts, prompt_rows),
+                shared_prompts=Grids(prompts, prompt_rows),
             )
         prefixes = SharedPromptPrefixes(_model=self._model, _prompts=prompts, _prompt_rows=prompt_rows, _tails=tails)
         return output.logits[:, -1], prefixes
@@ -103,42 +104,73 @@ class _Tail(DynamicLayer):
         return selected
 
 
-class _Grouped:
-    """The prompts of one evaluation, and the rows of N prefixes laid out in a grid: G prompts, M places for each."""
+class Grid:
+    """Prompts with about as many prefixes each, and these laid out in a grid: G prompts, M places for each."""
 
-    def __init__(self, prompts: _Prompts, prompt_rows: NDArray[np.int64]) -> None:
+    def __init__(self, prompt_rows: NDArray[np.int64], rows: NDArray[np.int64], num_prompts: int, device: Any) -> None:
+        """`rows` (n,) are those of N prefixes that are in this grid, `prompt_rows` (n,) their prompts, ascending."""
         present, first, counts = np.unique(prompt_rows, return_index=True, return_counts=True)
-        device = prompts.mask.device
-        self._prompts = prompts
-        self._num_groups, self._num_places = len(present), int(counts.max())
-        self._all_present = len(present) == len(prompts.mask)
-        self._present = torch.from_numpy(present).to(device)
-        self.first_rows = torch.from_numpy(first).to(device)  # (G,) a row of each prompt
+        self.num_groups, self.num_places = len(present), int(counts.max())
         self._full = bool((counts == counts[0]).all())
         group = np.repeat(np.arange(len(present)), counts)
-        places = group * self._num_places + np.arange(len(prompt_rows)) - first[group]
-        self._places = torch.from_numpy(places).to(device)  # (N,)
+        places = group * self.num_places + np.arange(len(rows)) - first[group]
+        self._places = torch.from_numpy(places).to(device)  # (n,)
+        self._rows = torch.from_numpy(rows).to(device)
+        self._first_rows = torch.from_numpy(rows[first]).to(device)  # (G,) a prefix of each prompt
+        self._present = None if len(present) == num_prompts else torch.from_numpy(present).to(device)
 
-    def keys_and_values(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Each (G, K, S, E)."""
-        keys, values = self._prompts.keys[layer], self._prompts.values[layer]
-        return (keys, values) if self._all_present else (keys[self._present], values[self._present])
+    def of_prompts(self, tensor: Tensor) -> Tensor:
+        """(P, ...) as (G, ...)."""
+        return tensor if self._present is None else tensor[self._present]
 
-    def to_grid(self, rows: Tensor) -> Tensor:
+    def mask(self, mask: Tensor) -> Tensor:
+        """(N, 1, 1, S) as (G, 1, 1, S): all prefixes of a prompt are equally long, so a window begins at one place."""
+        return mask[self._first_rows]
+
+    def to_grid(self, tensor: Tensor) -> Tensor:
         """(N, K, R, E) as (G, K, M * R, E)."""
-        _, num_kv, num_shared, width = rows.shape
+        num_all, num_kv, num_shared, width = tensor.shape
+        rows = tensor if num_all == len(self._rows) else tensor[self._rows]
         if not self._full:
-            grid = rows.new_zeros(self._num_groups * self._num_places, num_kv, num_shared, width)
-            rows = grid.index_copy_(0, self._places, rows)
-        grid = rows.view(self._num_groups, self._num_places, num_kv, num_shared, width).transpose(1, 2)
-        return grid.reshape(self._num_groups, num_kv, self._num_places * num_shared, width)
+            empty = rows.new_zeros(self.num_groups * self.num_places, num_kv, num_shared, width)
+            rows = empty.index_copy_(0, self._places, rows)
+        grid = rows.view(self.num_groups, self.num_places, num_kv, num_shared, width).transpose(1, 2)
+        return grid.reshape(self.num_groups, num_kv, self.num_places * num_shared, width)
 
     def to_rows(self, grid: Tensor) -> Tensor:
-        """(G, K, M * R, E) as (N, K, R, E)."""
+        """(G, K, M * R, E) as (n, K, R, E)."""
         num_groups, num_kv, _, width = grid.shape
-        rows = grid.view(num_groups, num_kv, self._num_places, -1, width).transpose(1, 2)
-        rows = rows.reshape(num_groups * self._num_places, num_kv, -1, width)
+        rows = grid.view(num_groups, num_kv, self.num_places, -1, width).transpose(1, 2)
+        rows = rows.reshape(num_groups * self.num_places, num_kv, -1, width)
         return rows if self._full else rows[self._places]
+
+
+class Grids:
+    """N prefixes in as many grids as keep them filled: one prompt may have a thousand, and all others one."""
+
+    def __init__(self, prompts: _Prompts, prompt_rows: NDArray[np.int64]) -> None:
+        device = prompts.mask.device
+        self._prompts = prompts
+        # Those of one grid have numbers of one power of two, so that less than half of it is empty; unless it is small.
+        size = np.floor(np.log2(np.maximum(np.bincount(prompt_rows), SMALL_GROUP))).astype(np.int64)[prompt_rows]
+        rows = [np.flatnonzero(size == each) for each in np.unique(size)]
+        self.grids = [Grid(prompt_rows[some], some, len(prompts.mask), device) for some in rows]
+        self._order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(device)
+
+    def keys(self, layer: int) -> Tensor:
+        """(P, K, S, E)."""
+        return self._prompts.keys[layer]
+
+    def attend(self, layer: int, query: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> list[Tensor]:
+        """Attention of all prefixes, `query` (N, K, R, E) and `mask` (N, 1, 1, S), over their prompts, by rows."""
+        parts: list[list[Tensor]] = []
+        for grid in self.grids:
+            keys, values = grid.of_prompts(self._prompts.keys[layer]), grid.of_prompts(self._prompts.values[layer])
+            scores = _scores(grid.to_grid(query), keys, scaling, softcap)  # (G, K, M * R, S)
+            parts.append([grid.to_rows(part) for part in _unnormalised(scores, grid.mask(mask), values)])
+        if len(parts) == 1:
+            return parts[0]
+        return [torch.cat(of_grids)[self._order] for of_grids in zip(*parts, strict=True)]
 
 
 def _attention(
@@ -146,9 +178,9 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor,
+    attention_mask: Tensor | None,
     *,
-    shared_prompts: _Grouped,
+    shared_prompts: Grids | None = None,
     scaling: float | None = None,
     softcap: float | None = None,
     position_bias: Tensor | None = None,
@@ -160,27 +192,27 @@ def _attention(
     `query` (N, H, 1, E); `key`, `value` (N, K, T, E) of the drawn tokens, the new one included; `attention_mask`
     (N, 1, 1, S + T) bool. Returns (N, 1, H, E).
     """
+    if shared_prompts is None or attention_mask is None or attention_mask.dtype != torch.bool:
+        raise NotImplementedError("layers that do not hand on what they are given")
     num_rows, num_heads, _, width = query.shape
     num_kv, num_drawn = key.shape[1:3]
-    prompt_keys, prompt_values = shared_prompts.keys_and_values(int(module.layer_idx))  # type: ignore[arg-type]
     if position_bias is not None or s_aux is not None:
         raise NotImplementedError("attention with position biases or sinks")
-    if (prompt_keys.shape[1], prompt_keys.shape[3]) != (num_kv, width):
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if shared_prompts.keys(layer).shape[1::2] != key.shape[1::2]:
         raise NotImplementedError("the cache holds something else than what attention sees")
-    query = (query * (width**-0.5 if scaling is None else scaling)).view(num_rows, num_kv, -1, width)  # (N, K, R, E)
-    # One mask for all prefixes of a prompt: they are equally long, so a sliding window begins at one place for all.
-    prompt_mask = attention_mask[shared_prompts.first_rows, :, :, :-num_drawn]  # (G, 1, 1, S)
-    scores = _capped(shared_prompts.to_grid(query) @ prompt_keys.transpose(-1, -2), softcap)  # (G, K, M * R, S)
-    over_prompt = _unnormalised(scores, prompt_mask, prompt_values)
-    scores = _capped(query @ key.transpose(-1, -2), softcap)  # (N, K, R, T)
+    scaling = width**-0.5 if scaling is None else scaling
+    query = query.view(num_rows, num_kv, -1, width)  # (N, K, R, E)
+    over_prompt = shared_prompts.attend(layer, query, attention_mask[..., :-num_drawn], scaling, softcap)
+    scores = _scores(query, key, scaling, softcap)  # (N, K, R, T)
     over_drawn = _unnormalised(scores, attention_mask[..., -num_drawn:], value)
-    mixed = _joined([shared_prompts.to_rows(part) for part in over_prompt], over_drawn)
+    mixed = _joined(over_prompt, over_drawn)
     return mixed.to(query.dtype).reshape(num_rows, 1, num_heads, -1), None
 
 
-def _capped(scores: Tensor, softcap: float | None) -> Tensor:
-    scores = scores.float()
-    return scores if softcap is None else (scores / softcap).tanh() * softcap
+def _scores(query: Tensor, keys: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    scores = (query @ keys.transpose(-1, -2)).float().mul_(scaling)
+    return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
 def _unnormalised(scores: Tensor, mask: Tensor, values: Tensor) -> list[Tensor]:

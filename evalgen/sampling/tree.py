@@ -9,7 +9,6 @@ Dimension letters: N nodes of a slice, D draws at them, C children.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,14 +20,12 @@ from torch import Tensor
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import NextToken, grouped, next_token
-from evalgen.sampling.memory import limits_of
+from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import Prefixes, evaluate_prompts
 from evalgen.sampling.stopping import Stopping
 from evalgen.tokenization import encode_prompt
-
-log = logging.getLogger(__name__)
 
 
 class Growth(Protocol):
@@ -111,30 +108,37 @@ class Tree:
         leaves: list[Leaves] = []
         stack = [_Slice(nodes=self._growth.roots(batch), parents=None) for batch in self._prompt_batches()]
         while stack:
-            waiting = stack.pop()
-            try:
-                logits, prefixes = self._evaluate(waiting)
-                distribution = next_token(logits, self._unit.law, self._loaded.undrawable)
-                children = self._growth.children(waiting.nodes, distribution)
-            except torch.OutOfMemoryError:
-                if len(waiting.nodes) == 1:
-                    raise
-                self._halve(len(waiting.nodes))
-                stack.extend(self._cut(waiting))
-                continue
-            self._evaluations += len(waiting.nodes)
-            ended, going_on = self._stopping.apart(children)
-            leaves.extend(ended)
-            stack.extend(self._cut(_Slice(nodes=going_on, parents=prefixes)))
+            self._step(stack, leaves)
         return SamplingResult(
             sequences=sequences_of(leaves, [query.id for query in self._unit.queries]),
             model_evaluations=self._evaluations,
             out_of_memory_halvings=self._halvings,
         )
 
+    def _step(self, stack: list[_Slice], leaves: list[Leaves]) -> None:
+        """Expands the slice on top of the stack. A method of its own, so that nothing of it outlives it."""
+        waiting = stack.pop()
+        try:
+            children = self._expanded(waiting)
+        except torch.OutOfMemoryError:
+            children = None  # what the failed evaluation holds is let go when this block ends, and not before
+        if children is None:
+            stack.extend(self._halved(waiting))
+            return
+        self._evaluations += len(waiting.nodes)
+        ended, going_on = self._stopping.apart(children.nodes)
+        leaves.extend(ended)
+        stack.extend(self._cut(_Slice(nodes=going_on, parents=children.parents)))
+
+    def _expanded(self, waiting: _Slice) -> _Slice:
+        """The children of all nodes of a slice."""
+        logits, prefixes = self._evaluate(waiting)
+        distribution = next_token(logits, self._unit.law, self._loaded.undrawable)
+        return _Slice(nodes=self._growth.children(waiting.nodes, distribution), parents=prefixes)
+
     def _prompt_batches(self) -> Iterator[Ints]:
         """Batches of prompts, those of like length together: what is padded is little, and what may not be is not."""
-        may_pad = self._loaded.footprint.shares_prompts
+        may_pad = self._loaded.footprint.mixes_lengths
         batch: list[int] = []
         for index in sorted(range(len(self._prompts)), key=lambda index: len(self._prompts[index])):
             length = len(self._prompts[index])
@@ -166,10 +170,17 @@ class Tree:
             yield _Slice(nodes=whole.nodes.part(start, stop), parents=whole.parents)
             start = stop
 
-    def _halve(self, num_nodes: int) -> None:
+    def _halved(self, failed: _Slice) -> Iterator[_Slice]:
+        """A slice, or a batch of prompts, that memory did not suffice for, in parts."""
+        num_nodes = len(failed.nodes)
+        if num_nodes == 1:
+            prompt = self._prompts[int(failed.nodes.prompts[0])]
+            raise out_of_memory(self._loaded, len(prompt) + failed.nodes.depth)
         self._halvings += 1
-        self._limits = self._limits.halved(num_nodes)
-        if self._halvings == 1:
-            log.warning("out of memory with %d nodes in one slice; going on with half as many", num_nodes)
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
+        if failed.parents is not None:
+            self._limits = self._limits.halved(num_nodes)
+            return self._cut(failed)
+        halves = (failed.nodes.part(0, num_nodes // 2), failed.nodes.part(num_nodes // 2, num_nodes))
+        return (_Slice(nodes=half, parents=None) for half in halves)

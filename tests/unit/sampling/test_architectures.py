@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
@@ -49,6 +51,8 @@ COPYING: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon-h1, hybrid": ("FalconH1Config", {**GROUPED, **MAMBA_SHAPE, "mamba_d_ssm": 64, "mamba_n_groups": 1}),
     "lfm2, convolutions": ("Lfm2Config", {**GROUPED, "layer_types": ["conv", "full_attention"], "block_ff_dim": 64}),
     "gpt-oss, attention sinks": ("GptOssConfig", {**GROUPED, **LAYERS, **EXPERTS, "head_dim": 8}),
+    "nemotron, layers that do not hand on arguments": ("NemotronConfig", GROUPED),
+    "doge, a mask of its own": ("DogeConfig", GROUPED),
     "bloom, position biases": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
 }
 ARCHITECTURES = SHARING | COPYING
@@ -81,6 +85,28 @@ def test_tree_and_independent_draw_what_sampling_by_definition_does(
         assert ours.logprob == pytest.approx(reference.logprob, abs=1e-4)
         assert ours.logprob_sampling == pytest.approx(reference.logprob_sampling, abs=1e-4)
         assert max(ours.token_ids) < len(tokenizer)
+
+
+def test_prompts_are_shared_in_bf16_with_many_layers_and_a_large_vocabulary(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Where roundings add up most: the default precision, and models as deep as those that are used."""
+    config = config_of("Olmo2Config", {**SHAPE, "num_hidden_layers": 40}, 50_000)
+    for seed in range(3):
+        model = random_model(config, seed=seed).to(torch.bfloat16)
+        assert loaded(model, tokenizer).footprint.shares_prompts
+
+
+def test_positions_that_depend_on_the_longest_prompt_of_a_batch_are_not_batched(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [5.0] * 4, "rope_theta": 10_000.0}
+    positions = {"original_max_position_embeddings": 16, "max_position_embeddings": 64}
+    shape = {**GROUPED, **positions, "rope_parameters": {**rope, "original_max_position_embeddings": 16}}
+    it = loaded(random_model(config_of("Phi3Config", shape, len(tokenizer))), tokenizer)
+    assert it.footprint.shares_prompts and not it.footprint.mixes_lengths
+    queries = [query("a"), query("Q: Who is the mayor of Tokyo? A: Grace Miller. Q: Who is the mayor of Beijing? A:")]
+    unit = unit_of(queries, law=law(max_new_tokens=4), num_draws=20)
+    alone = [draws_of(sample_tree(it, replace(unit, queries=(each,)))) for each in queries]
+    assert draws_of(sample_tree(it, unit)) == alone[0] | alone[1]
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral with sliding window", "lfm2, convolutions"])

@@ -38,7 +38,17 @@ class _Ledger:
     """How many tokens' keys and values are held at once, by prefixes that are still referred to."""
 
     def __init__(self) -> None:
-        self.now = self.most = self.most_rows = 0
+        self.now = self.most = self.most_rows = self.batches = self.most_batches = 0
+
+    def add_batch(self, prefixes: _Counted) -> _Counted:
+        """Of prompts: their keys and values are held as long as any prefix of them is."""
+        self.batches += 1
+        self.most_batches = max(self.most_batches, self.batches)
+        weakref.finalize(prefixes.prefixes._prompts, self._drop_batch)  # type: ignore[attr-defined]
+        return prefixes
+
+    def _drop_batch(self) -> None:
+        self.batches -= 1
 
     def add(self, prefixes: _Counted, rows: int, depth: int) -> _Counted:
         self.now += rows * depth
@@ -65,7 +75,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> _Ledger:
 
     def counted(*arguments: Any) -> tuple[Tensor, _Counted]:
         logits, prefixes = evaluate_prompts(*arguments)
-        return logits, _Counted(prefixes, 0, ledger)
+        return logits, ledger.add_batch(_Counted(prefixes, 0, ledger))
 
     monkeypatch.setattr(tree, "evaluate_prompts", counted)
     return ledger
@@ -81,6 +91,11 @@ def test_prefixes_never_take_more_than_the_budget(
     assert len(draws_of(result)) == 3 * num_draws
     assert 0 < ledger.most * diverse.footprint.bytes_per_token <= budget_bytes
     assert ledger.now == 0
+
+
+def test_one_batch_of_prompts_is_held_at_a_time(diverse: LoadedModel, ledger: _Ledger) -> None:
+    sample_tree(diverse, unit_of(QUERIES, law=HOT, num_draws=50, generation_batch_size=1))
+    assert ledger.most_batches == 1 and ledger.batches == 0
 
 
 def test_without_a_limit_a_level_is_one_slice(diverse: LoadedModel, ledger: _Ledger) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from evalgen.errors import InputError
 from evalgen.records import SamplingUnit
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.model import LoadedModel
@@ -115,6 +117,7 @@ class _Limited:
 
     model: Any
     max_rows: int = 10**9
+    max_prompts: int = 10**9
 
     def __post_init__(self) -> None:
         self.rows: list[int] = []
@@ -124,7 +127,7 @@ class _Limited:
         return getattr(self.model, name)
 
     def __call__(self, *, input_ids: torch.Tensor, **options: Any) -> Any:
-        if len(input_ids) > self.max_rows:
+        if len(input_ids) > (self.max_rows if input_ids.shape[1] == 1 else min(self.max_rows, self.max_prompts)):
             self.failures += 1
             raise torch.OutOfMemoryError("simulated")
         self.rows.append(len(input_ids))
@@ -147,9 +150,29 @@ def test_a_size_that_ran_out_of_memory_is_not_tried_again(diverse: LoadedModel) 
     assert limited.failures <= 7  # 125 nodes at most: 125, 63, 32, 16 are too many, 8 fit
 
 
-def test_out_of_memory_with_a_single_node_is_the_end(diverse: LoadedModel) -> None:
-    with pytest.raises(torch.OutOfMemoryError):
-        sample_tree(replace(diverse, model=_Limited(diverse.model, 0)), unit_of(QUERIES))
+@pytest.mark.parametrize("sampler", [sample_tree, sample_independently])
+def test_out_of_memory_with_a_single_sequence_is_an_error_that_says_what_to_do(
+    diverse: LoadedModel, sampler: Callable[..., Any]
+) -> None:
+    with pytest.raises(InputError, match=r"out of memory on cpu with one sequence of .* give fewer --num_replicas"):
+        sampler(replace(diverse, model=_Limited(diverse.model, 0)), unit_of(QUERIES))
+
+
+def test_out_of_memory_while_reading_prompts_leaves_the_slices_as_large(diverse: LoadedModel) -> None:
+    limited = _Limited(diverse.model)
+    limited.max_prompts = 2
+    result = sample_tree(replace(diverse, model=limited), unit_of(QUERIES, law=LONG_LAW, num_draws=40))
+    assert draws_of(result) == draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=40))
+    assert result.out_of_memory_halvings == limited.failures > 0
+    assert max(limited.rows) > 40
+
+
+def test_independent_draws_survive_running_out_of_memory(diverse: LoadedModel) -> None:
+    unit = unit_of(QUERIES, law=LONG_LAW, num_draws=25)
+    limited = _Limited(diverse.model, 4)
+    result = sample_independently(replace(diverse, model=limited), unit)
+    assert draws_of(result) == draws(diverse, unit)
+    assert result.out_of_memory_halvings == limited.failures > 0
 
 
 def test_a_prompt_is_evaluated_once_whatever_the_number_of_draws(tiny: LoadedModel) -> None:
