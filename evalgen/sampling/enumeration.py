@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from evalgen.records import SamplingUnit
-from evalgen.sampling.law import NextToken
+from evalgen.sampling.law import Distributions
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Ints, Nodes, SamplingResult
 from evalgen.sampling.tree import Tree
@@ -40,10 +40,10 @@ class _Enumeration:
     def roots(self, prompts: Ints) -> Nodes:
         return Nodes.roots(prompts, np.zeros(0, np.int64))
 
-    def children(self, nodes: Nodes, distribution: NextToken) -> Nodes:
+    def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
         # Above 1 where the prefix itself is not probable enough any more, which rounding alone can bring about.
-        rows, tokens = distribution.at_least(self._min_probability / np.exp(nodes.prefix_law_logprobs))
-        return nodes.children(rows, tokens, distribution, nodes.draws, np.zeros_like(rows))
+        rows, tokens = distributions.at_least(self._min_probability / np.exp(nodes.prefix_law_logprobs))
+        return nodes.children(rows, tokens, nodes.draws, np.zeros_like(rows))
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         most: Ints = np.floor(np.exp(nodes.prefix_law_logprobs) / self._min_probability).astype(np.int64) + 1

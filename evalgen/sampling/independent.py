@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from evalgen.records import SamplingUnit
-from evalgen.sampling.law import next_token
+from evalgen.sampling.law import Distributions
 from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Ints, Leaves, Nodes, SamplingResult, sequences_of
@@ -75,9 +75,8 @@ def _rounds(
     evaluated = 1
     while True:
         rows = nodes.rows_of_draws  # at the root every draw is at row 0, later each has a row of its own
-        distribution = next_token(logits, unit.law, loaded.undrawable)
-        tokens = distribution.pick(rows, random_numbers(unit, nodes))
-        children = nodes.children(rows, tokens, distribution, nodes.draws, np.ones_like(rows))
+        tokens = Distributions(logits, unit.law, loaded.undrawable).pick(rows, random_numbers(unit, nodes))
+        children = nodes.children(rows, tokens, nodes.draws, np.ones_like(rows))
         ended, nodes = stopping.apart(children)
         yield evaluated, ended
         if not len(nodes):

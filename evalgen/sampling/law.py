@@ -6,6 +6,7 @@ Dimension letters: N nodes (rows of logits), V vocabulary, D draws, B blocks of 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +25,73 @@ from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
 
 LEAST_LOG_WEIGHT = -87.0  # of a token against the most probable one: about the least float32 but for denormals
+CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}  # whose distributions are worked out together
 SEARCH_WIDTH = 32  # draws searched together: wide enough for speed, narrow enough that little of the grid is empty
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """Some tokens, each at a node, with their log-probabilities there in nats."""
+
+    ids: NDArray[np.int64]
+    logprobs: NDArray[np.float64]  # of the model itself, T=1
+    law_logprobs: NDArray[np.float64]  # under the sampling law
+
+    def select(self, chosen: NDArray[np.int64]) -> Tokens:
+        return Tokens(ids=self.ids[chosen], logprobs=self.logprobs[chosen], law_logprobs=self.law_logprobs[chosen])
+
+
+class Distributions:
+    """The distributions of the next token at N nodes, worked out for a few nodes at a time."""
+
+    def __init__(self, logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> None:
+        """`logits` (N, V); `undrawable` has the ids that the tokenizer lacks: they are never drawn."""
+        self.num_nodes, self.vocabulary = logits.shape
+        self._logits, self._law, self._undrawable = logits, law, undrawable
+
+    def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Tokens:
+        """The token of each of D draws, by inverse CDF: draw d is at node `rows[d]`, its number is `uniforms[d]`.
+
+        `rows` ascend. A token of probability 0 is never picked. What a draw picks depends on its own row alone.
+
+        Raises:
+            InputError: the logits are NaN or infinite.
+        """
+        picked = []
+        for start, distribution in self._chunks():
+            first, last = np.searchsorted(rows, (start, start + len(distribution.logits)))
+            here = rows[first:last] - start
+            picked.append(distribution.tokens(here, distribution.pick(here, uniforms[first:last])))
+        return _joined(picked)
+
+    def at_least(self, probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], Tokens]:
+        """Every token whose probability under the law is at least its row's: their rows, ascending, and they.
+
+        `probabilities` has shape (N,) and is above 0.
+
+        Raises:
+            InputError: the logits are NaN or infinite.
+        """
+        rows, tokens = [], []
+        for start, distribution in self._chunks():
+            here, ids = distribution.at_least(probabilities[start : start + len(distribution.logits)])
+            rows.append(here + start)
+            tokens.append(distribution.tokens(here, ids))
+        return np.concatenate(rows), _joined(tokens)
+
+    def _chunks(self) -> Iterator[tuple[int, NextToken]]:
+        """The first row of each chunk, and the distributions there: small enough that a CPU's caches hold them."""
+        size = max(1, CHUNK_LOGITS.get(self._logits.device.type, CHUNK_LOGITS["cpu"]) // self.vocabulary)
+        for start in range(0, self.num_nodes, size):
+            yield start, next_token(self._logits[start : start + size], self._law, self._undrawable)
+
+
+def _joined(parts: list[Tokens]) -> Tokens:
+    return Tokens(
+        ids=np.concatenate([part.ids for part in parts]),
+        logprobs=np.concatenate([part.logprobs for part in parts]),
+        law_logprobs=np.concatenate([part.law_logprobs for part in parts]),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,16 +103,12 @@ class NextToken:
     law_weights: Tensor  # (N, B, W) float32, probabilities under the law but for a factor; 0 where it never goes
     law_cdf: Tensor  # (N, B) float64: the weights' sums up to the end of each block
 
-    @property
-    def vocabulary(self) -> int:
-        return self.logits.shape[1]
+    def tokens(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> Tokens:
+        """Some tokens, each at its row."""
+        return Tokens(ids=ids, logprobs=self.logprobs(rows, ids), law_logprobs=self.law_logprobs(rows, ids))
 
     def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The token of each of D draws, by inverse CDF: draw d is at node `rows[d]`, its number is `uniforms[d]`.
-
-        `rows` ascend. A token of probability 0 is never picked. What a draw picks depends on its own row alone. The CDF
-        is searched in two steps, first by block, then by token, which spares a sum over the whole vocabulary.
-        """
+        """As `Distributions.pick`. The CDF is searched by block and then by token: no sum over the whole vocabulary."""
         device = self.law_cdf.device
         num_blocks, width = self.law_weights.shape[1:]
         at, u = torch.from_numpy(rows).to(device), torch.from_numpy(uniforms).to(device)
@@ -77,10 +140,7 @@ class NextToken:
         return gathered
 
     def at_least(self, probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows and tokens, in that order, of every token whose probability under the law is at least its row's.
-
-        `probabilities` has shape (N,) and is above 0.
-        """
+        """As `Distributions.at_least`: rows and tokens."""
         least = torch.from_numpy(probabilities).to(self.law_cdf.device) * self.law_cdf[:, -1]  # (N,)
         rows, blocks, within = (self.law_weights.double() >= least[:, None, None]).nonzero(as_tuple=True)
         return rows.cpu().numpy(), (blocks * self.law_weights.shape[2] + within).cpu().numpy()

@@ -20,7 +20,7 @@ SHARE_OF_FREE_DEVICE_MEMORY = 0.8  # the rest is for activations and the allocat
 SHARE_OF_FREE_HOST_MEMORY = 0.3  # other processes live there too
 SHARE_OF_PROMPTS = 0.3  # of the budget
 SHARE_OF_ROWS = 0.2  # for what is computed of one slice and not kept
-BYTES_PER_LOGIT = 40  # the model's own, and float32 and int64 copies while they are warped and drawn from
+BYTES_PER_LOGIT = 12  # the model's own; all else that is made of them, for a few rows at a time, is small
 BYTES_PER_ATTENTION_WEIGHT = 24  # float32, a few copies, in a grid of which half may be empty
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgen.records import FinishReason, SampledSequence
-from evalgen.sampling.law import NextToken
+from evalgen.sampling.law import Tokens
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -53,20 +53,19 @@ class Nodes:
             law_logprobs=np.zeros(len(prompts)),
         )
 
-    def children(self, rows: Ints, tokens: Ints, distribution: NextToken, draws: Ints, num_draws: Ints) -> Nodes:
-        """Nodes one token deeper: child c is node `rows[c]` and `tokens[c]`, rows ascending."""
-        law_logprobs = distribution.law_logprobs(rows, tokens)
+    def children(self, rows: Ints, tokens: Tokens, draws: Ints, num_draws: Ints) -> Nodes:
+        """Nodes one token deeper: child c is node `rows[c]` and token c, rows ascending."""
         return Nodes(
             depth=self.depth + 1,
             prompts=self.prompts[rows],
             draws=draws,
             num_draws=num_draws,
-            prefix_law_logprobs=self.prefix_law_logprobs[rows] + law_logprobs,
+            prefix_law_logprobs=self.prefix_law_logprobs[rows] + tokens.law_logprobs,
             parents=replace(self, draws=np.zeros(0, np.int64)),  # paths are read from it, and draws take memory
             parent_rows=rows,
-            tokens=tokens,
-            logprobs=distribution.logprobs(rows, tokens),
-            law_logprobs=law_logprobs,
+            tokens=tokens.ids,
+            logprobs=tokens.logprobs,
+            law_logprobs=tokens.law_logprobs,
         )
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
-from evalgen.sampling.law import NextToken, grouped, next_token
+from evalgen.sampling.law import Distributions, grouped
 from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
@@ -33,8 +33,8 @@ class Growth(Protocol):
 
     def roots(self, prompts: Ints) -> Nodes: ...
 
-    def children(self, nodes: Nodes, distribution: NextToken) -> Nodes:
-        """The children of all `nodes`, by parent; `distribution` is that of the token after each."""
+    def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
+        """The children of all `nodes`, by parent; `distributions` are those of the token after each."""
         ...
 
     def most_leaves(self, nodes: Nodes) -> Ints:
@@ -66,13 +66,13 @@ class Drawing:
         draws = np.arange(self._unit.first_draw, self._unit.first_draw + self._unit.num_draws)
         return Nodes.roots(prompts, draws)
 
-    def children(self, nodes: Nodes, distribution: NextToken) -> Nodes:
+    def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
         rows = nodes.rows_of_draws
-        tokens = distribution.pick(rows, random_numbers(self._unit, nodes))
-        order, first = grouped(rows * distribution.vocabulary + tokens)
+        tokens = distributions.pick(rows, random_numbers(self._unit, nodes))
+        order, first = grouped(rows * distributions.vocabulary + tokens.ids)
         chosen = order[first]  # the first draw of each child
         num_draws = np.diff(first, append=len(order))
-        return nodes.children(rows[chosen], tokens[chosen], distribution, nodes.draws[order], num_draws)
+        return nodes.children(rows[chosen], tokens.select(chosen), nodes.draws[order], num_draws)
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         return nodes.num_draws
@@ -133,8 +133,8 @@ class Tree:
     def _expanded(self, waiting: _Slice) -> _Slice:
         """The children of all nodes of a slice."""
         logits, prefixes = self._evaluate(waiting)
-        distribution = next_token(logits, self._unit.law, self._loaded.undrawable)
-        return _Slice(nodes=self._growth.children(waiting.nodes, distribution), parents=prefixes)
+        distributions = Distributions(logits, self._unit.law, self._loaded.undrawable)
+        return _Slice(nodes=self._growth.children(waiting.nodes, distributions), parents=prefixes)
 
     def _prompt_batches(self) -> Iterator[Ints]:
         """Batches of prompts, those of like length together: what is padded is little, and what may not be is not."""

@@ -33,6 +33,7 @@ class Regime:
 OURS = ("tree", "independent", "enumerate")
 PEERS = ("generate_2", "generate_10", "vllm", "ctranslate2", "llama_cpp")
 ALL = OURS + PEERS
+REAL_MODEL = ("tree", "enumerate", "generate_2", "vllm", "ctranslate2", "llama_cpp")
 LAWS = ((0.1, 5), (0.3, 12), (0.7, 12), (1.0, 10), (1.0, 50))  # temperature, max_new_tokens
 CURVE_LAWS = ((0.1, 5), (0.7, 12), (1.0, 10))
 NUM_DRAWS = (10, 100, 1_000, 10_000)
@@ -61,11 +62,8 @@ DEFAULT = (
     *(_demo(law, 1_000, ALL) for law in LAWS),
     *(_demo(law, n, ("tree", "generate_2")) for law in CURVE_LAWS for n in (10, 100)),
     *(_demo(law, 10_000, ("tree",)) for law in CURVE_LAWS),
-    # One prompt, so generate has no second to take along.
-    *(
-        _smollm2(law, 1, 500, ("tree", "enumerate", "generate_2", "vllm", "ctranslate2", "llama_cpp"))
-        for law in ((0.1, 10), (0.7, 10))
-    ),
+    _smollm2((0.1, 10), 2, 1_000, REAL_MODEL),
+    _smollm2((0.7, 10), 1, 500, REAL_MODEL),
 )
 
 FULL = tuple(
