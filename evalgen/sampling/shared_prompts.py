@@ -25,6 +25,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "evalgen_shared_prompts"  # the name under which transformers finds `_attention`
+NEGLIGIBLE_TOKENS = 2**18  # of prompts, attended to from empty places: cheaper than to work through several grids
 SMALL_GROUP = 16  # prefixes of a prompt; fewer are not worth a grid of their own
 
 
@@ -151,9 +152,14 @@ class Grids:
     def __init__(self, prompts: _Prompts, prompt_rows: NDArray[np.int64]) -> None:
         device = prompts.mask.device
         self._prompts = prompts
-        # Those of one grid have numbers of one power of two, so that less than half of it is empty; unless it is small.
-        size = np.floor(np.log2(np.maximum(np.bincount(prompt_rows), SMALL_GROUP))).astype(np.int64)[prompt_rows]
-        rows = [np.flatnonzero(size == each) for each in np.unique(size)]
+        counts = np.bincount(prompt_rows)
+        num_empty = np.count_nonzero(counts) * counts.max() - len(prompt_rows)
+        if num_empty * prompts.mask.shape[1] <= NEGLIGIBLE_TOKENS:
+            rows = [np.arange(len(prompt_rows))]
+        else:
+            # Those of one grid have numbers of one power of two, so that less than half of it is empty.
+            size = np.floor(np.log2(np.maximum(counts, SMALL_GROUP)))[prompt_rows]
+            rows = [np.flatnonzero(size == each) for each in np.unique(size)]
         self.grids = [Grid(prompt_rows[some], some, len(prompts.mask), device) for some in rows]
         self._order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(device)
 
