@@ -90,7 +90,7 @@ class SamplingActor:
                     f"sampling {len(unit.queries)} prompts of checkpoint {unit.checkpoint.path} ended its process "
                     f"{MAX_ATTEMPTS} times; was it out of memory? Give fewer --num_replicas, or see the Ray dashboard"
                 )
-            samples, cost = self._replica.sample(unit)
+            samples, cost = self._replica.sample(unit, row["next_checkpoint"])
         except Exception as error:  # whatever it is, it ends the job: the driver is to say why in one line
             ray.get(self._store.note_failure.remote(_in_one_line(error)))
             raise

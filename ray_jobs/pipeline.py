@@ -75,7 +75,10 @@ def sample_and_grade(
     limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}", max_concurrency=places).remote(
         requests_per_minute=config.requests_per_minute, max_connections=config.max_connections
     )
-    rows = [unit.to_row() | {"grader": grader_to_json(graders[unit.dataset])} for unit in units]
+    rows = [
+        unit.to_row() | {"grader": grader_to_json(graders[unit.dataset]), "next_checkpoint": following}
+        for unit, following in zip(units, _next_checkpoints(units), strict=True)
+    ]
     unseen = {unit.id: unit for unit in units}
     try:
         for batch in _pipeline(config, rows, store, limiter, num_replicas, num_graders).iter_batches(
@@ -128,6 +131,17 @@ def _pipeline(
         compute=ActorPoolStrategy(size=num_graders, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR),
         num_cpus=0,
     )
+
+
+def _next_checkpoints(units: Sequence[SamplingUnit]) -> list[str]:
+    """For each unit the path of the first other checkpoint after it; empty where there is none."""
+    following = ""
+    found = []
+    for unit, after in zip(reversed(units), [None, *reversed(units[1:])], strict=True):
+        if after is not None and after.checkpoint.path != unit.checkpoint.path:
+            following = after.checkpoint.path
+        found.append(following)
+    return found[::-1]
 
 
 def _graded_units(batch: pa.Table) -> Iterator[GradedUnit]:

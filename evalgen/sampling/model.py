@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -82,6 +84,18 @@ def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         num_logits=num_logits,
         footprint=footprint_of(model),
     )
+
+
+def read_ahead(path: str) -> None:
+    """Has the system read the weights of checkpoint `path` into its file cache, without waiting for it.
+
+    A hub id, or a directory that this node does not see, is left for `load_model` to complain about.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for weights in sorted(Path(path).glob("*.safetensors")):
+        with open(weights, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -13,7 +13,7 @@ from evalgen.samples import samples_table
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.memory import free_bytes
-from evalgen.sampling.model import LoadedModel, load_model
+from evalgen.sampling.model import LoadedModel, load_model, read_ahead
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
 from evalgen.unit_store import SamplingCost
@@ -34,10 +34,15 @@ class Replica:
         self._held: tuple[Checkpoint, str] | None = None
         self._loaded: LoadedModel | None = None
 
-    def sample(self, unit: SamplingUnit) -> tuple[pa.Table, SamplingCost]:
-        """The unit's rows of `samples/*.parquet`, and what they cost."""
+    def sample(self, unit: SamplingUnit, next_checkpoint: str | None = None) -> tuple[pa.Table, SamplingCost]:
+        """The unit's rows of `samples/*.parquet`, and what they cost.
+
+        `next_checkpoint` is the path of the one that is likely to be wanted next: it is read while this one samples.
+        """
         start = time.perf_counter()
         loaded = self._hold(unit.checkpoint, unit.dtype)
+        if next_checkpoint:
+            read_ahead(next_checkpoint)
         ready = time.perf_counter()
         result = SAMPLERS[unit.sampler](loaded, unit, self._budget_bytes)
         self._note_halvings(result.out_of_memory_halvings)

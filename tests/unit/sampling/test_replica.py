@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +15,10 @@ from evalgen.records import SamplingUnit
 from evalgen.runs import find_inner_runs
 from evalgen.samples import samples_of
 from evalgen.sampling import replica
+from evalgen.sampling.model import read_ahead
 from evalgen.sampling.replica import Replica
 from tests.unit.tiny import MAYORS, law, mayor_prompt, query, unit_of
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -42,6 +47,29 @@ def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
     first_tokens = len(few.queries) * few.num_draws  # all of a prompt's are drawn from one evaluation, the prompt's
     assert slow.model_evaluations == tokens - first_tokens + len(few.queries)
     assert cost.distinct_prefixes == slow.distinct_prefixes < slow.model_evaluations
+
+
+@pytest.mark.skipif(shutil.which("fincore") is None, reason="needs util-linux's fincore to see the file cache")
+def test_the_next_checkpoint_is_read_ahead(unit: SamplingUnit, tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(os.urandom(2**22))
+    with open(weights, "rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if _cached_bytes(weights):
+        pytest.skip("this file system keeps all files in memory")
+    Replica(torch.device("cpu")).sample(replace(unit, num_draws=2), str(tmp_path))
+    wait_until(lambda: _cached_bytes(weights) == 2**22, 60, "the file is in the cache")
+
+
+def _cached_bytes(path: Path) -> int:
+    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", str(path)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("path", ["organisation/name", "/no/such/directory"])
+def test_a_checkpoint_that_cannot_be_read_ahead_is_left_alone(path: str) -> None:
+    read_ahead(path)
 
 
 def test_a_checkpoint_is_read_once_until_another_comes(unit: SamplingUnit, monkeypatch: pytest.MonkeyPatch) -> None:
