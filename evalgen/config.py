@@ -257,8 +257,10 @@ def _check_typed_stop_strings(typed: Sequence[str]) -> None:
     """A shell passes \\n on as two characters, which no completion has: the job would run and never stop one."""
     for value in typed:
         with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(json.loads(value), list):
-                raise ConfigError(f"stop_strings: found {value}, a JSON list of other things; expected one of strings")
+            parsed = json.loads(value)
+            # [1] may be a stop string; a list with strings in it was meant as a list.
+            if isinstance(parsed, list) and any(isinstance(item, str) for item in parsed):
+                raise ConfigError(f"stop_strings: found {value}, a JSON list with other things; expected strings alone")
         if escape := re.search(r"\\[nrt]", value):
             as_json = json.dumps([value], ensure_ascii=False).replace("\\\\", "\\")
             raise ConfigError(

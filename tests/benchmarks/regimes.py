@@ -66,7 +66,7 @@ DEFAULT = (
     _smollm2((0.7, 10), 1, 500, REAL_MODEL),
 )
 
-FULL = tuple(
+FULL = tuple(_smollm2((temperature, 10), NUM_PROMPTS["smollm2"], 1_000, ALL) for temperature in (0.1, 0.7)) + tuple(
     Regime(
         checkpoint=checkpoint,
         prompt_tokens=prompt_tokens,

@@ -160,7 +160,7 @@ def test_our_own_flags_are_among_the_valid_ones(name: str) -> None:
         (["--checkpoint_patterns", "[]"], "checkpoint_patterns"),
         (["--stop_strings", ""], "stop_strings.0: found '', but string should have at least 1 character"),
         (["--stop_strings", '["\\n", ""]'], "stop_strings.1: found ''"),
-        (["--stop_strings", '["a", 1]'], r"found \[\"a\", 1\], a JSON list of other things; expected one of strings"),
+        (["--stop_strings", '["a", 1]'], r"found \[\"a\", 1\], a JSON list with other things; expected strings alone"),
         (["--stop_strings", r"\n"], r"found \\n, in which \\n is a backslash and a letter; .* '\[\"\\n\"\]', and"),
         (["--stop_strings", "x", r"\tA\n"], r"found \\tA\\n, in which \\t is .* '\[\"\\tA\\n\"\]', and"),
         (["--stop_strings", r'["\\n"]'], "backslash and a letter"),
