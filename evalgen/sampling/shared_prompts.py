@@ -217,7 +217,8 @@ def _attention(
 
 
 def _scores(query: Tensor, keys: Tensor, scaling: float, softcap: float | None) -> Tensor:
-    scores = (query @ keys.transpose(-1, -2)).float().mul_(scaling)
+    scores = query @ keys.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).mul_(scaling)
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
@@ -226,10 +227,10 @@ def _unnormalised(scores: Tensor, mask: Tensor, values: Tensor) -> list[Tensor]:
 
     Where all is masked the largest score is the smallest number, and `_joined` gives the part no weight.
     """
-    scores = scores.masked_fill_(~mask, torch.finfo(torch.float32).min)
+    scores = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
     largest = scores.amax(-1, keepdim=True)
     weights = scores.sub_(largest).exp_()
-    return [largest, weights.sum(-1, keepdim=True), (weights.to(values.dtype) @ values).float()]
+    return [largest, weights.sum(-1, keepdim=True), (weights.to(values.dtype) @ values).to(scores.dtype)]
 
 
 def _joined(one: list[Tensor], other: list[Tensor]) -> Tensor:

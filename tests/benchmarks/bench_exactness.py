@@ -3,7 +3,8 @@
     python -m tests.benchmarks.bench_exactness [--checkpoint smollm2] [--num_draws 100] [--dtypes fp32]
 
 In exact arithmetic none would. In floating point a batch of another shape can round a logit differently, and a draw
-whose number lies that close to a boundary picks the neighbouring token: in fp32 hardly ever, in bf16 now and then.
+whose number lies that close to a boundary picks the neighbouring token. In fp64 that must not happen: the check that
+nothing but rounding is different.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from evalgen.records import Checkpoint, Query, SamplingLaw, SamplingUnit
 from evalgen.sampling.independent import sample_independently
-from evalgen.sampling.model import load_model
+from evalgen.sampling.model import load_model, ready_to_sample
 from evalgen.sampling.nodes import SamplingResult
 from evalgen.sampling.tree import sample_tree
 from tests.benchmarks.checkpoints import prepare
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", choices=("demo", "smollm2"), default="demo")
     parser.add_argument("--num_prompts", type=int, default=10)
     parser.add_argument("--num_draws", type=int, default=1000)
-    parser.add_argument("--dtypes", nargs="+", choices=("fp32", "bf16"), default=("fp32", "bf16"))
+    parser.add_argument("--dtypes", nargs="+", choices=("fp64", "fp32", "bf16"), default=("fp32", "bf16"))
     parser.add_argument("--directory", type=Path, default=Path(".bench"))
     arguments = parser.parse_args()
     bench = prepare(arguments.checkpoint, arguments.directory)
@@ -56,7 +57,9 @@ def main() -> None:
     for heading in headings:
         table.add_column(heading, justify="right")
     for dtype in arguments.dtypes:
-        loaded = load_model(checkpoint, dtype, torch.device("cpu"))
+        loaded = load_model(checkpoint, "bf16" if dtype == "bf16" else "fp32", torch.device("cpu"))
+        if dtype == "fp64":
+            loaded = ready_to_sample(loaded.model.double(), loaded.tokenizer, loaded.eos_ids)
         for temperature, max_new_tokens in LAWS:
             unit = SamplingUnit(
                 id="benchmark",
@@ -69,7 +72,7 @@ def main() -> None:
                 first_draw=0,
                 num_draws=arguments.num_draws,
                 seed=42,
-                dtype=dtype,
+                dtype="bf16" if dtype == "bf16" else "fp32",
                 sampler="tree",
                 min_probability=None,
                 generation_batch_size=32,

@@ -68,4 +68,4 @@ def test_attention_in_two_parts_is_attention_by_definition(
     scores = scores if softcap is None else torch.tanh(scores / softcap) * softcap
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
     expected = weights @ torch.cat([prompts.values[0][rows], values], 2)
-    assert _joined(over_prompt, over_drawn).double() == pytest.approx(expected, abs=1e-5)
+    assert _joined(over_prompt, over_drawn) == pytest.approx(expected, abs=1e-12)
