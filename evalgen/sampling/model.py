@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from evalgen.errors import InputError
 from evalgen.records import Checkpoint
+from evalgen.sampling.packed_linear import pack_linears
 from evalgen.sampling.prefixes import Footprint, footprint_of
 from evalgen.tokenization import check_vocabulary, load_tokenizer
 
@@ -67,7 +68,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> Load
 
 
 def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int]) -> LoadedModel:
-    """A model and its tokenizer, with what the samplers need to know of them.
+    """A model and its tokenizer, with what the samplers need to know of them. On a CPU the model's layers are packed.
 
     Raises:
         InputError: the model keeps what it has read in a form that cannot be re-indexed.
@@ -76,6 +77,7 @@ def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     num_logits = cast(Tensor, model.get_output_embeddings().weight).shape[0]
     has_token = torch.zeros(num_logits, dtype=torch.bool)
     has_token[[token for token in tokenizer.get_vocab().values() if token < num_logits]] = True
+    pack_linears(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoModelForCausalLM
 
 from evalgen.records import Checkpoint, Query, SamplingLaw, SamplingUnit
 from evalgen.sampling.independent import sample_independently
@@ -59,7 +60,8 @@ def main() -> None:
     for dtype in arguments.dtypes:
         loaded = load_model(checkpoint, "bf16" if dtype == "bf16" else "fp32", torch.device("cpu"))
         if dtype == "fp64":
-            loaded = ready_to_sample(loaded.model.double(), loaded.tokenizer, loaded.eos_ids)
+            double = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.float64)
+            loaded = ready_to_sample(double, loaded.tokenizer, loaded.eos_ids)
         for temperature, max_new_tokens in LAWS:
             unit = SamplingUnit(
                 id="benchmark",

@@ -12,6 +12,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from evalgen.errors import InputError
+from evalgen.sampling import packed_linear
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
@@ -65,6 +66,12 @@ def config_of(class_name: str, shape: dict[str, Any], vocab_size: int) -> Pretra
     make: Callable[..., PretrainedConfig] = getattr(transformers, class_name)
     special = {"bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": PAD}
     return make(vocab_size=vocab_size, **special, **shape)
+
+
+@pytest.fixture(autouse=True)
+def all_layers_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of a real model are: these are too small to gain from it."""
+    monkeypatch.setattr(packed_linear, "LEAST_WEIGHTS", 0)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -1,0 +1,69 @@
+"""Packed layers compute what the layers did, and a row's numbers do not depend on how many rows there are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from evalgen.sampling import packed_linear
+from evalgen.sampling.packed_linear import PackedLinear, pack_linears
+
+
+def layer(inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype = torch.float32) -> nn.Linear:
+    torch.manual_seed(inputs * outputs)
+    return nn.Linear(inputs, outputs, bias=bias, dtype=dtype).requires_grad_(False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    inputs=st.integers(1, 200),
+    outputs=st.integers(1, 200),
+    rows=st.integers(0, 40),
+    bias=st.booleans(),
+    more_dimensions=st.booleans(),
+)
+def test_a_packed_layer_computes_what_the_layer_does(
+    inputs: int, outputs: int, rows: int, bias: bool, more_dimensions: bool
+) -> None:
+    linear = layer(inputs, outputs, bias=bias)
+    x = torch.randn((rows, 1, inputs) if more_dimensions else (rows, inputs))
+    torch.testing.assert_close(PackedLinear(linear)(x), linear(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_packed_layer_of_bf16_is_as_precise_as_bf16() -> None:
+    linear = layer(300, 200, bias=True, dtype=torch.bfloat16)
+    x = torch.randn(9, 300, dtype=torch.bfloat16)
+    exact = linear.double()(x.double())
+    packed = PackedLinear(layer(300, 200, bias=True, dtype=torch.bfloat16))(x)
+    assert packed.dtype == torch.bfloat16
+    assert (packed.double() - exact).abs().max() <= exact.abs().max() * 2**-8
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 7, 16, 33, 120])
+def test_a_row_gets_the_same_numbers_to_the_bit_among_many_rows_as_among_few(num_rows: int) -> None:
+    packed = PackedLinear(layer(1536, 576, bias=False))
+    rows = torch.randn(300, 1536)
+    assert torch.equal(packed(rows[:num_rows]), packed(rows)[:num_rows])
+
+
+def test_weights_can_still_be_read_and_are_not_kept_twice() -> None:
+    linear = layer(37, 100, bias=True)
+    packed = PackedLinear(linear)
+    assert torch.equal(packed.weight, linear.weight)
+    assert [name for name, _ in packed.named_parameters()] == ["bias"]
+
+
+def test_only_large_plain_linear_layers_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Special(nn.Linear):
+        pass
+
+    monkeypatch.setattr(packed_linear, "LEAST_WEIGHTS", 100)
+    model = nn.ModuleDict({"large": nn.Linear(10, 10), "small": nn.Linear(9, 9), "special": Special(10, 10)})
+    double = nn.Sequential(nn.Linear(10, 10).double())
+    pack_linears(model)
+    pack_linears(double)
+    assert [type(child) for child in model.values()] == [PackedLinear, nn.Linear, Special]
+    assert type(double[0]) is nn.Linear
