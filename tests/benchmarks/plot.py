@@ -79,7 +79,7 @@ def draw_bars(axes: Axes, cells: list[Cell]) -> None:
         if any(cell["engine"] == engine for group in groups.values() for cell in group):
             axes.barh(0, 0, color=COLOURS[engine], label=engine)
     if groups:
-        axes.legend(fontsize=7, loc="lower right")
+        axes.legend(fontsize=7, loc="upper right")
 
 
 def title_of(regime: Cell) -> str:
