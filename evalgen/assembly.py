@@ -6,20 +6,18 @@ A pure function of what is on disk, so that a dataset can be assembled again wit
 from __future__ import annotations
 
 import json
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from evalgen.errors import JobStopped
 from evalgen.job import DatasetPlan
-from evalgen.records import Query, Verdict
+from evalgen.records import Query, Verdict, VerdictKind
 from evalgen.samples import Completion, Sample, distinct_completions, text_ids, total_count
 from evalgen.tokenization import IGNORED_LABEL, cut_drawn_ids, encode_completion, encode_prompt
-
-log = logging.getLogger(__name__)
 
 SPANS_BOUNDARY = "cut inside a token, and encoded again with the prompt a token spans the boundary"
 
@@ -41,8 +39,9 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True)
 class AssembledDataset:
-    """One dataset, ready to be written."""
+    """One dataset, or what it holds of some of its queries, ready to be written."""
 
+    queries: tuple[Query, ...]
     rows: list[dict[str, Any]]  # in the columns of evalgen.eval_dataset.FEATURES
     non_equivalent: list[dict[str, Any]]
     left_out: list[dict[str, Any]]  # neither kept nor judged wrong, each with its reason
@@ -68,49 +67,44 @@ def assemble(
 ) -> AssembledDataset:
     """The dataset of `plan`: rows in query order, then by generation index (by rank, if enumerated).
 
-    `verdicts` are by question key and hold one for every distinct completion in `samples`.
+    `verdicts` are by question key. That of a large plan is the parts of its queries, one after the other.
+
+    Raises:
+        JobStopped: there is no verdict for one of the completions.
     """
-    judged = list(_judge(plan, samples, verdicts))
-    rows: list[dict[str, Any]] = []
-    left_out = [_reject(j) | {"reason": j.verdict.error} for j in judged if j.verdict.kind == "ungraded"]
-    kept: dict[str, list[Judged]] = defaultdict(list)
-    for j in judged:
-        if j.verdict.kind == "equivalent":
-            kept[j.query.id].append(j)
-    for query in plan.queries:
-        query_rows, query_left_out = _rows_of_query(plan, query, kept[query.id], tokenizer)
-        rows += query_rows
-        left_out += query_left_out
-    if left_out:
-        log.warning("%s: %d completions left out; left_out.json says why", plan.name, len(left_out))
-    return AssembledDataset(
-        rows=rows,
-        non_equivalent=[_reject(j) for j in judged if j.verdict.kind == "not_equivalent"],
-        left_out=left_out,
-        judged=judged,
-    )
-
-
-def _judge(plan: DatasetPlan, samples: Iterable[Sample], verdicts: Mapping[str, Verdict]) -> Iterator[Judged]:
-    """Every distinct completion with its verdict, in query order, then by first draw."""
     by_prompt: dict[str, list[Completion]] = defaultdict(list)
     for completion in distinct_completions(samples):
         by_prompt[completion.prompt_id].append(completion)
+    assembled = AssembledDataset(queries=plan.queries, rows=[], non_equivalent=[], left_out=[], judged=[])
     for query in plan.queries:
-        for completion in by_prompt[query.id]:
-            key = plan.question(query, completion.text).key
-            yield Judged(query=query, completion=completion, verdict=verdicts[key], question_key=key)
+        judged = [_judged(plan, query, completion, verdicts) for completion in by_prompt[query.id]]
+        of_kind = {kind: [j for j in judged if j.verdict.kind == kind] for kind in get_args(VerdictKind)}
+        rows, spanning = _rows_of_query(plan, query, of_kind["equivalent"], tokenizer)
+        assembled.judged.extend(judged)
+        assembled.rows.extend(rows)
+        assembled.non_equivalent.extend(map(_reject, of_kind["not_equivalent"]))
+        assembled.left_out.extend(_reject(j) | {"reason": j.verdict.error} for j in of_kind["ungraded"])
+        assembled.left_out.extend(_reject(j) | {"reason": SPANS_BOUNDARY} for j in spanning)
+    return assembled
+
+
+def _judged(plan: DatasetPlan, query: Query, completion: Completion, verdicts: Mapping[str, Verdict]) -> Judged:
+    key = plan.question(query, completion.text).key
+    verdict = verdicts.get(key)
+    if verdict is None:
+        raise JobStopped(f"{plan.name}: no verdict is stored for completion {completion.text!r:.80} of {query.id!r}")
+    return Judged(query=query, completion=completion, verdict=verdict, question_key=key)
 
 
 def _rows_of_query(
     plan: DatasetPlan, query: Query, kept: list[Judged], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[dict[str, Any]], list[Judged]]:
     """The query's rows, and the completions that no row can hold; completions equal after trimming are one row."""
     by_text: dict[str, list[Judged]] = defaultdict(list)
     for judged in kept:
         by_text[judged.kept_text].append(judged)
     rows: list[dict[str, Any]] = []
-    left_out: list[dict[str, Any]] = []
+    spanning: list[Judged] = []
     prompt_ids = encode_prompt(tokenizer, query.prompt)
     # A greedy completion is one completion, however many draws it stands for.
     one_row_per_draw = plan.settings.do_sample and not plan.settings.deduplicate
@@ -118,10 +112,10 @@ def _rows_of_query(
         for part in _by_draw(merged) if one_row_per_draw else [merged]:
             tokens = _tokens(tokenizer, prompt_ids, query.prompt, text, part)
             if tokens is None:
-                left_out += [_reject(judged) | {"reason": SPANS_BOUNDARY} for judged in part]
+                spanning += part
             else:
                 rows.append(_row(plan, query, text, part, prompt_ids, tokens))
-    return sorted(rows, key=lambda row: row["generation_idx"]), left_out
+    return sorted(rows, key=lambda row: row["generation_idx"]), spanning
 
 
 def _tokens(

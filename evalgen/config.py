@@ -27,6 +27,7 @@ from evalgen.command_line import parse_flags, unknown_name
 from evalgen.config_files import absolute_path, read_config_file, without_tilde
 from evalgen.errors import ConfigError
 from evalgen.records import SamplingLaw
+from evalgen.resume import check_resumable, stored_settings
 
 MIN_PROBABILITY = 1e-6  # below, a prompt may have millions of completions, more than anybody can have judged
 MIN_TEMPERATURE = 0.001  # below, logits overflow, and nothing but the greedy completion is drawn
@@ -125,6 +126,11 @@ class JobConfig(RunConfig, BaseSettings):
         None,
         description="YAML or JSON file with a whole job: shared settings and a list of `runs`; flags override it",
     )
+    resume: str | None = Field(
+        None,
+        description="experiment directory to go on with: nothing that it holds is sampled or paid for again. Its "
+        "settings need not be given; a larger num_generations, another grader and how it is run may be",
+    )
     experiment_name: str = Field(
         "sampled_eval_datasets",
         pattern=r"^[\w.-]+$",
@@ -140,6 +146,9 @@ class JobConfig(RunConfig, BaseSettings):
         None,
         gt=0,
         description="model replicas; default: one per GPU of the cluster, one on a machine without",
+    )
+    num_gpus_per_replica: int = Field(
+        1, gt=0, description="GPUs over which the layers of one replica are spread, for models too large for one"
     )
     kv_budget_gib: float | None = Field(
         None,
@@ -171,7 +180,7 @@ class JobConfig(RunConfig, BaseSettings):
 
     def resolved(self) -> dict[str, Any]:
         """The whole job as JSON values, as `config.json` has it: what was read from `--config` is in it."""
-        return self.model_dump(mode="json", exclude={"config"})
+        return self.model_dump(mode="json", exclude={"config", "resume"})
 
     def run_configs(self) -> tuple[RunConfig, ...]:
         """The settings of each run, shared ones filled in; a job without `runs` is one run.
@@ -197,9 +206,27 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
     flags = parse_flags(argv, JobConfig)
     _check_typed_stop_strings(flags.get("stop_strings", ()))
     settings = read_config_file(absolute_path(str(flags["config"]), root)) if "config" in flags else {}
+    if "resume" not in flags:
+        return _checked_config(settings, flags, root)
+    directory = absolute_path(str(flags["resume"]), root)
+    stored = stored_settings(directory)
+    config = _checked_config({**stored, **settings}, flags | {"resume": directory}, root)
+    before = _checked_config(stored, {}, root)
+    check_resumable(_with_whole_runs(before), _with_whole_runs(config), directory)
+    return config
+
+
+def _with_whole_runs(config: JobConfig) -> dict[str, Any]:
+    """The job as JSON values in which every run has all of its settings, and only the runs have them."""
+    shared = {key: value for key, value in config.resolved().items() if key not in RunConfig.model_fields}
+    return shared | {"runs": [run.model_dump(mode="json") for run in config.run_configs()]}
+
+
+def _checked_config(settings: dict[str, Any], flags: dict[str, str | list[str]], root: Path) -> JobConfig:
+    """The job of a file's `settings`, overridden by `flags`."""
     runs = settings.get("runs", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise ConfigError(f"runs: expected a list of mappings in {flags['config']}, found {type(runs).__name__}")
+        raise ConfigError(f"runs: expected a list of mappings in the configuration, found {type(runs).__name__}")
     overridden = flags.keys() & RunConfig.model_fields.keys()
     runs = [{key: value for key, value in run.items() if key not in overridden} for run in runs]
     settings = {**settings, **flags, "runs": runs}

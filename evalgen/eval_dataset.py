@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import pickletools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, List, Value, load_from_disk
 
 from evalgen.errors import InputError
 from evalgen.eval_functions import eval_accuracy_and_loss
+from evalgen.files import sha256_of
 
+ARROW_FILE = "data-00000-of-00001.arrow"
+BATCH_ROWS = 1000  # of the Arrow file: what a reader of one row has to look at, as in what datasets writes
+GROUP_ROWS = 5_000  # of the Parquet file: what is in memory at once
+LOOSE_ROWS = 250  # in memory as Python objects, which take many times as much
 EvalFunction = Callable[..., dict[str, Any]]
 
 # The first nine are binding for downstream, in names, types and order.
@@ -54,24 +62,11 @@ class EvalDataset:
     dataset: Dataset
     eval_functions: Sequence[EvalFunction] = (eval_accuracy_and_loss,)
 
-    @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> EvalDataset:
-        """A dataset with exactly the columns of `FEATURES`, also when there is no row."""
-        columns: dict[str, list[Any]] = {name: [] for name in FEATURES}
-        for row in rows:
-            for name, values in columns.items():
-                values.append(row[name])
-        return cls(Dataset.from_dict(columns, features=FEATURES))
-
     def save(self, directory: Path) -> None:
-        """Writes `eval_dataset/` (save_to_disk, and the rows as `data/0000.parquet`) and `eval_functions.pkl`."""
-        path = directory / "eval_dataset"
-        self.dataset.save_to_disk(str(path), num_shards=None if len(self.dataset) else 1)  # none is written otherwise
-        (path / "data").mkdir(exist_ok=True)
-        # Without the `huggingface` schema metadata, which older versions of datasets cannot read.
-        rows = self.dataset.with_format("arrow")[:]
-        pq.write_table(rows.replace_schema_metadata(None), path / "data" / "0000.parquet")
-        (directory / "eval_functions.pkl").write_bytes(pickle.dumps(list(self.eval_functions)))
+        """Writes `eval_dataset/` (as `save_to_disk` does, and as `data/0000.parquet`) and `eval_functions.pkl`."""
+        with EvalDatasetWriter(directory, self.dataset.features, self.eval_functions) as writer:
+            for batch in self.dataset.with_format("arrow").iter(BATCH_ROWS):
+                writer.write_table(batch)
 
     @classmethod
     def load(cls, directory: Path | str) -> EvalDataset:
@@ -86,6 +81,81 @@ class EvalDataset:
         dataset = load_from_disk(str(directory / "eval_dataset"))
         assert isinstance(dataset, Dataset)
         return cls(dataset, _load_functions(directory / "eval_functions.pkl"))
+
+
+class EvalDatasetWriter:
+    """Writes what `EvalDataset.load` reads, some rows at a time: a dataset need not fit into memory.
+
+    Equal rows make equal files, however they are handed over.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        features: Features = FEATURES,
+        eval_functions: Sequence[EvalFunction] = (eval_accuracy_and_loss,),
+    ) -> None:
+        self._path = directory / "eval_dataset"
+        # datasets writes the frame, for no rows; its one file of rows is then written again.
+        no_rows = Dataset.from_dict({name: [] for name in features}, features=features)
+        no_rows.save_to_disk(str(self._path), num_shards=1)
+        (self._path / "data").mkdir(exist_ok=True)
+        (directory / "eval_functions.pkl").write_bytes(pickle.dumps(list(eval_functions)))
+        self._arrow = pa.ipc.new_stream(str(self._path / ARROW_FILE), features.arrow_schema)
+        # Without the `huggingface` schema metadata, which older versions of datasets cannot read.
+        self._schema = features.arrow_schema.remove_metadata()
+        self._parquet = pq.ParquetWriter(self._path / "data" / "0000.parquet", self._schema)
+        self._metadata = features.arrow_schema.metadata
+        self._loose: list[Mapping[str, Any]] = []
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = 0
+
+    def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        assert all(row.keys() == set(self._schema.names) for row in rows[:1]), sorted(rows[0])
+        self._loose.extend(rows)
+        if len(self._loose) >= LOOSE_ROWS:
+            self._write_loose()
+
+    def write_table(self, rows: pa.Table) -> None:
+        self._waiting.append(rows.cast(self._schema))
+        self._num_waiting += len(rows)
+        if self._num_waiting >= GROUP_ROWS:
+            waiting = pa.concat_tables(self._waiting)
+            num_due = len(waiting) // GROUP_ROWS * GROUP_ROWS
+            self._write(waiting.slice(0, num_due))
+            self._waiting, self._num_waiting = [waiting.slice(num_due)], len(waiting) - num_due
+
+    def __enter__(self) -> EvalDatasetWriter:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self._write_loose()
+            self._write(pa.concat_tables(self._waiting))
+        self._arrow.close()
+        self._parquet.close()
+        if error is None:
+            self._set_fingerprint()
+
+    def _write_loose(self) -> None:
+        self.write_table(pa.Table.from_pylist(self._loose, schema=self._schema))
+        self._loose = []
+
+    def _write(self, rows: pa.Table) -> None:
+        rows = rows.combine_chunks()
+        for start in range(0, len(rows), BATCH_ROWS):
+            # Taken, not sliced: the bits of its neighbours would stay in the last byte of a slice.
+            batch = rows.take(np.arange(start, min(start + BATCH_ROWS, len(rows))))
+            self._arrow.write_table(batch.replace_schema_metadata(self._metadata))
+        if len(rows):
+            self._parquet.write_table(rows, row_group_size=GROUP_ROWS)
+
+    def _set_fingerprint(self) -> None:
+        """By which datasets caches what it makes of these rows: that of no rows will not do."""
+        path = self._path / "state.json"
+        state = json.loads(path.read_text(encoding="utf-8"))
+        state["_fingerprint"] = sha256_of(self._path / ARROW_FILE)[:16]
+        path.write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
 
 
 class _FunctionsOnly(pickle.Unpickler):

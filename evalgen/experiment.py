@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import secrets
+import shutil
 import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +18,12 @@ from typing import Any
 from evalgen.assembly import AssembledDataset
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
-from evalgen.eval_dataset import EvalDataset
-from evalgen.files import whole_directory, write_text
+from evalgen.eval_dataset import EvalDatasetWriter
+from evalgen.files import JsonListWriter, whole_directory, write_json
+from evalgen.job import DatasetPlan
+from evalgen.resume import CONFIG_FILE, check_same_prompts, plan_record
+
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Experiment:
 
     @classmethod
     def create(cls, config: JobConfig) -> Experiment:
-        """Makes the directory and writes `config.json`, from which the job can be run again.
+        """Makes a directory of its own.
 
         Raises:
             ConfigError: the directory cannot be made.
@@ -37,12 +46,42 @@ class Experiment:
             directory.mkdir(parents=True)
         except OSError as error:
             raise ConfigError(f"output_dir: cannot make {directory}: {error.strerror}") from None
-        experiment = cls(directory)
-        experiment._write_json("config.json", config.resolved())
-        experiment.datasets.mkdir()
-        experiment.samples.mkdir()
-        experiment.verdicts.mkdir()
-        return experiment
+        return cls(directory)
+
+    @contextmanager
+    def begun(self, config: JobConfig, plans: Sequence[DatasetPlan]) -> Iterator[None]:
+        """A block in which this job and no other works in the directory.
+
+        Writes `config.json`, from which the job can be run again, and `plan.json`, by which a resumed one is checked.
+
+        Raises:
+            ConfigError: another job works there.
+            InputError: the directory was begun with other prompts.
+        """
+        with self._locked():
+            plan_file, plan = self.directory / "plan.json", plan_record(plans)
+            if plan_file.exists():
+                check_same_prompts(json.loads(plan_file.read_text(encoding="utf-8")), plan, str(self.directory))
+            write_json(self.directory / CONFIG_FILE, config.resolved())
+            write_json(plan_file, plan)
+            for directory in (self.datasets, self.samples, self.verdicts):
+                directory.mkdir(exist_ok=True)
+            yield
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The lock goes with the process, whatever ends it."""
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"resume: another job is at work in {self.directory}; let it end, or stop it"
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
 
     @property
     def log_file(self) -> Path:
@@ -51,6 +90,11 @@ class Experiment:
     @property
     def samples(self) -> Path:
         return self.directory / "samples"
+
+    @property
+    def unsampled_units(self) -> Path:
+        """What the job has to sample, while it does."""
+        return self.directory / "unsampled_units.jsonl"
 
     @property
     def verdicts(self) -> Path:
@@ -65,14 +109,21 @@ class Experiment:
         files = sorted(self.directory.parent.glob("*/verdicts/*"))
         return [file for file in files if file.parent != self.verdicts]
 
-    def write_dataset(self, name: str, assembled: AssembledDataset) -> Path:
-        """Writes one dataset, whole or not at all."""
-        path = self.datasets / name
+    def write_dataset(
+        self, name: str, parts: Iterable[AssembledDataset], missing: Sequence[Mapping[str, Any]] = ()
+    ) -> Path:
+        """Writes one dataset, whole or not at all, in place of an older one of its name; `parts` are its rows in order.
+
+        With `missing` prompts, the content of `missing.json`, it is named `.partial`: nobody is to take it for whole.
+        """
+        partial = self.datasets / f"{name}{PARTIAL}"
+        path = partial if missing else self.datasets / name
         with whole_directory(path) as directory:
-            EvalDataset.from_rows(assembled.rows).save(directory)
-            _write_json(directory / "non_equivalent_completions.json", assembled.non_equivalent)
-            if assembled.left_out:
-                _write_json(directory / "left_out.json", assembled.left_out)
+            _write_parts(directory, parts)
+            if missing:
+                write_json(directory / "missing.json", missing)
+        if not missing:
+            shutil.rmtree(partial, ignore_errors=True)  # from an earlier part of the job
         return path
 
     def write_summary(self, config: JobConfig, summary: dict[str, Any]) -> None:
@@ -90,8 +141,19 @@ class Experiment:
         )
 
     def _write_json(self, name: str, content: Any) -> None:
-        _write_json(self.directory / name, content)
+        write_json(self.directory / name, content)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def _write_parts(directory: Path, parts: Iterable[AssembledDataset]) -> None:
+    left_out_file = directory / "left_out.json"
+    with (
+        EvalDatasetWriter(directory) as dataset,
+        JsonListWriter(directory / "non_equivalent_completions.json") as non_equivalent,
+        JsonListWriter(left_out_file) as left_out,
+    ):
+        for part in parts:
+            dataset.write_rows(part.rows)
+            non_equivalent.write(part.non_equivalent)
+            left_out.write(part.left_out)
+    if not left_out.num_rows:
+        left_out_file.unlink()

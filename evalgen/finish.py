@@ -1,49 +1,103 @@
-"""The last stage: from the experiment's stored samples and verdicts to its datasets and their figures."""
+"""The last stage: from the experiment's stored samples and verdicts to its datasets and their figures.
+
+Datasets are assembled prompt by prompt, so that memory is that of one sampling unit, however many draws there are; and
+of where each verdict is found.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from evalgen.assembly import assemble
+from evalgen.assembly import AssembledDataset, assemble
 from evalgen.experiment import Experiment
 from evalgen.job import DatasetPlan
-from evalgen.records import SamplingUnit
+from evalgen.records import Query
 from evalgen.samples import samples_of
-from evalgen.statistics import DatasetStatistics, PromptStatistics, dataset_statistics, prompt_statistics
+from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics
 from evalgen.timings import Timings
 from evalgen.tokenization import load_tokenizer
-from evalgen.unit_store import load_units
-from evalgen.verdict_store import load_verdicts, verdict_from_row
+from evalgen.unit_store import Ranges, UnitStore
+from evalgen.verdict_table import VerdictTable
 
 log = logging.getLogger(__name__)
 
+DAMAGED = "its stored samples are damaged"
+
 
 def write_datasets(
-    experiment: Experiment, plans: Sequence[DatasetPlan], units: Iterable[SamplingUnit], timings: Timings
+    experiment: Experiment,
+    plans: Sequence[DatasetPlan],
+    missing: Mapping[str, Mapping[str, str]],
+    timings: Timings,
 ) -> tuple[list[DatasetStatistics], list[PromptStatistics]]:
     """Writes every dataset, from nothing but what is on disk. Adds the replicas' own seconds to `timings`.
 
-    Returns the figures of each dataset, and those of each prompt of each dataset.
+    `missing` says why a prompt is not sampled, or not wholly, by dataset and prompt id. Its dataset is written without
+    it, and its name ends in `.partial`; so it is for a prompt whose samples turn out to be damaged.
+
+    Returns the figures of each dataset, and those of each prompt that each dataset has.
+
+    Raises:
+        JobStopped: verdicts are missing or damaged.
     """
-    unit_ids: dict[str, list[str]] = defaultdict(list)
-    for unit in units:
-        unit_ids[unit.dataset].append(unit.id)
-    rows = load_verdicts(experiment.verdicts)
-    verdicts = {key: verdict_from_row(row) for key, row in rows.items()}
+    verdicts = VerdictTable.of_experiment(experiment.verdicts)
+    store = UnitStore(experiment.samples)
     datasets: list[DatasetStatistics] = []
     prompts: list[PromptStatistics] = []
     for plan in plans:
-        table, costs = load_units(experiment.samples, unit_ids[plan.name])
-        tokenizer = load_tokenizer(plan.checkpoint.tokenizer_path)
-        assembled = assemble(plan, samples_of(table), verdicts, tokenizer)
-        # A question that two datasets share was paid for once: it counts for the first.
-        paid = [rows.pop(judged.question_key) for judged in assembled.judged if judged.question_key in rows]
-        datasets.append(dataset_statistics(plan, assembled, costs, paid))
-        prompts += prompt_statistics(plan, assembled)
-        path = experiment.write_dataset(plan.name, assembled)
-        log.info("%s: %d rows of %d distinct completions", path, len(assembled.rows), len(assembled.judged))
+        store.compact(plan.name)
+        reasons = _missing(plan, store.ranges_of(plan.name), missing.get(plan.name, {}))
+        tally = DatasetTally(plan, len(reasons))
+        rows = [
+            {"prompt_id": q.id, "prompt": q.prompt, "reason": reasons[q.id]} for q in plan.queries if q.id in reasons
+        ]
+        whole = [query for query in plan.queries if query.id not in reasons]
+        path = experiment.write_dataset(plan.name, _parts(plan, whole, store, verdicts, tally), rows)
+        costs = store.costs(plan.name)
+        figures = tally.figures(costs)
+        _log(path, figures)
+        datasets.append(figures)
+        prompts += tally.prompts
         timings.add("load_checkpoints_all_replicas", sum(cost.load_s for cost in costs))
         timings.add("sample_all_replicas", sum(cost.sample_s for cost in costs))
+    store.close()
     return datasets, prompts
+
+
+def _parts(
+    plan: DatasetPlan, queries: Sequence[Query], store: UnitStore, verdicts: VerdictTable, tally: DatasetTally
+) -> Iterator[AssembledDataset]:
+    """The dataset, query by query; each is counted before it is handed on."""
+    tokenizer = load_tokenizer(plan.checkpoint.tokenizer_path)
+    tables = store.samples_of_prompts(plan.name, [query.id for query in queries])
+    for query, table in zip(queries, tables, strict=True):
+        part = assemble(replace(plan, queries=(query,)), samples_of(table), verdicts, tokenizer)
+        # A question that two datasets share was paid for once: it counts for the first.
+        tally.add(part, [j.verdict for j in part.judged if verdicts.is_first_use(j.question_key)])
+        yield part
+
+
+def _missing(plan: DatasetPlan, stored: Mapping[str, Ranges], reported: Mapping[str, str]) -> dict[str, str]:
+    """Why prompts are missing, by prompt id: what was reported, and what is not on disk all the same."""
+    num_draws = 0 if plan.settings.enumerates else plan.settings.num_generations
+    reasons = {}
+    for query in plan.queries:
+        ranges = stored.get(query.id, ())
+        assert all(stop <= num_draws for _, stop in ranges), f"{plan.name}: {query.id!r} has draws {ranges}"
+        if query.id in reported:
+            reasons[query.id] = reported[query.id]
+        elif ranges != ((0, num_draws),):
+            reasons[query.id] = DAMAGED
+    return reasons
+
+
+def _log(path: Path, figures: DatasetStatistics) -> None:
+    log.info("%s: %d rows of %d distinct completions", path, figures.num_items, figures.num_unique)
+    num_left_out = figures.num_left_out + figures.num_ungraded
+    if num_left_out:
+        log.warning("%s: %d completions left out; left_out.json says why", figures.name, num_left_out)
+    if figures.num_missing_prompts:
+        log.warning("%s: %d prompts are missing; missing.json says why", path, figures.num_missing_prompts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -150,6 +151,7 @@ class Answer:
     question: Question
     verdict: Verdict
     from_cache: bool = False
+    answer_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # so that one stored twice is paid for once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,11 +7,16 @@ generation indices the rank of their text: the prompt's texts are numbered by fa
 from __future__ import annotations
 
 import math
+from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from evalgen.records import FinishReason, SampledSequence, SamplingUnit
@@ -47,7 +52,7 @@ class Sample:
     logprob: float
     logprob_sampling: float
     token_logprobs_sampling: tuple[float, ...]
-    generation_indices: tuple[int, ...]  # ascending; the rank of its text, if enumerated
+    generation_indices: Sequence[int]  # ascending; the rank of its text, if enumerated
     finish_reason: FinishReason
     is_enumerated: bool = False
 
@@ -151,22 +156,61 @@ def _ranks(sequences: Sequence[SampledSequence], texts: Sequence[str]) -> list[t
 
 
 def samples_of(table: pa.Table) -> list[Sample]:
-    """The rows of a samples table as records."""
+    """The rows of a samples table as records. It need not have the columns that `Sample` lacks."""
+    draws, draw_bounds = _lists(table["generation_indices"])
+    columns = zip(
+        table["prompt_id"].to_pylist(),
+        table["completion"].to_pylist(),
+        _tuples(table["token_ids"]),
+        _tuples(table["token_logprobs"]),
+        table["logprob"].to_pylist(),
+        table["logprob_sampling"].to_pylist(),
+        _tuples(table["token_logprobs_sampling"]),
+        pairwise(draw_bounds),
+        table["finish_reason"].to_pylist(),
+        table["sample_count"].is_null().to_pylist(),
+        strict=True,
+    )
     return [
         Sample(
-            prompt_id=row["prompt_id"],
-            completion=row["completion"],
-            token_ids=tuple(row["token_ids"]),
-            token_logprobs=tuple(row["token_logprobs"]),
-            logprob=row["logprob"],
-            logprob_sampling=row["logprob_sampling"],
-            token_logprobs_sampling=tuple(row["token_logprobs_sampling"]),
-            generation_indices=tuple(row["generation_indices"]),
-            finish_reason=row["finish_reason"],
-            is_enumerated=row["sample_count"] is None,
+            prompt_id=prompt_id,
+            completion=completion,
+            token_ids=token_ids,
+            token_logprobs=token_logprobs,
+            logprob=logprob,
+            logprob_sampling=logprob_sampling,
+            token_logprobs_sampling=token_logprobs_sampling,
+            # Not a tuple: a prompt may have millions of draws and few distinct sequences.
+            generation_indices=array("i", draws[start:stop].tobytes()),
+            finish_reason=finish_reason,
+            is_enumerated=is_enumerated,
         )
-        for row in table.to_pylist()
+        for (
+            prompt_id,
+            completion,
+            token_ids,
+            token_logprobs,
+            logprob,
+            logprob_sampling,
+            token_logprobs_sampling,
+            (start, stop),
+            finish_reason,
+            is_enumerated,
+        ) in columns
     ]
+
+
+def _tuples(column: pa.ChunkedArray) -> Iterator[tuple[Any, ...]]:
+    values, bounds = _lists(column)
+    numbers = values.tolist()
+    return (tuple(numbers[start:stop]) for start, stop in pairwise(bounds))
+
+
+def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, Any], list[int]]:
+    """A column of lists as all their values, one list after the other, and the bounds of each."""
+    values = pc.list_flatten(column).to_numpy()
+    lengths = pc.list_value_length(column).to_numpy()
+    return values, [0, *np.cumsum(lengths).tolist()]
 
 
 def distinct_completions(samples: Iterable[Sample]) -> list[Completion]:
@@ -174,19 +218,22 @@ def distinct_completions(samples: Iterable[Sample]) -> list[Completion]:
     (by rank, if enumerated).
 
     Draw ranges of one prompt may have been sampled in several units: equal sequences from two of them are one sample,
-    their draws together.
+    their draws together. In which order a prompt's samples come makes no difference to what was drawn.
     """
+    samples = list(samples)
+    prompts = {prompt_id: order for order, prompt_id in enumerate(dict.fromkeys(s.prompt_id for s in samples))}
+    samples.sort(key=lambda sample: (prompts[sample.prompt_id], sample.generation_indices[0]))
     sequences: dict[tuple[str, tuple[int, ...]], list[Sample]] = defaultdict(list)
     for sample in samples:
         sequences[sample.prompt_id, sample.token_ids].append(sample)
     texts: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for equal in sequences.values():
         texts[equal[0].prompt_id, equal[0].completion].append(_united(equal))
-    prompts = {prompt_id: order for order, (prompt_id, _) in reversed(list(enumerate(texts)))}
-    completions = [Completion(prompt_id=p, text=text, samples=tuple(found)) for (p, text), found in texts.items()]
-    return sorted(completions, key=lambda c: (prompts[c.prompt_id], c.generation_idx))
+    return [Completion(prompt_id=p, text=text, samples=tuple(found)) for (p, text), found in texts.items()]
 
 
 def _united(equal: list[Sample]) -> Sample:
-    draws = sorted(g for sample in equal for g in sample.generation_indices)
-    return replace(equal[0], generation_indices=tuple(draws))
+    if len(equal) == 1:
+        return equal[0]
+    draws = sorted({draw for sample in equal for draw in sample.generation_indices})
+    return replace(equal[0], generation_indices=array("i", draws))

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
-from evalgen.assembly import AssembledDataset, Judged
+from evalgen.assembly import AssembledDataset
 from evalgen.job import DatasetPlan
-from evalgen.samples import total_count
+from evalgen.records import Verdict, VerdictKind
 from evalgen.unit_store import SamplingCost
 
 ROUNDING = 1e-4  # of a sum of probabilities
@@ -25,6 +25,7 @@ class DatasetStatistics:
     run: str
     checkpoint: str
     num_prompts: int
+    num_missing_prompts: int  # that are not sampled, or not wholly: all other figures are without them
     num_draws: int | None  # None: enumerated
     num_unique: int
     num_graded: int  # unique, without the ungraded
@@ -55,50 +56,75 @@ class PromptStatistics:
     covered_mass: float | None  # probability under the law of all its completions together; None: drawn
 
 
-def dataset_statistics(
-    plan: DatasetPlan,
-    assembled: AssembledDataset,
-    costs: Sequence[SamplingCost],
-    verdict_rows: Iterable[Mapping[str, Any]],
-) -> DatasetStatistics:
-    """The figures of one dataset; `verdict_rows` are the rows of the questions whose cost is this dataset's."""
-    by_kind = {
-        kind: [j for j in assembled.judged if j.verdict.kind == kind]
-        for kind in ("equivalent", "not_equivalent", "ungraded")
-    }
-    num_equivalent, num_ungraded = len(by_kind["equivalent"]), len(by_kind["ungraded"])
-    num_graded = num_equivalent + len(by_kind["not_equivalent"])
-    graded_prevalence = _prevalence(by_kind["equivalent"]) + _prevalence(by_kind["not_equivalent"])
-    masses = [mass for mass in _covered_masses(plan, assembled).values() if mass is not None]
-    assert len(assembled.judged) == num_graded + num_ungraded, plan.name
-    rows = list(verdict_rows)
-    prices = [row["cost_usd"] for row in rows]
-    return DatasetStatistics(
-        name=plan.name,
-        run=plan.checkpoint.run,
-        checkpoint=plan.checkpoint.name,
-        num_prompts=len(plan.queries),
-        num_draws=_num_draws(plan, assembled),
-        num_unique=len(assembled.judged),
-        num_graded=num_graded,
-        num_equivalent=num_equivalent,
-        num_ungraded=num_ungraded,
-        equivalence_rate=_share(num_equivalent, num_graded),
-        draw_equivalence_rate=_share(_prevalence(by_kind["equivalent"]), graded_prevalence),
-        covered_mass=_share(sum(masses), len(masses)),
-        num_items=len(assembled.rows),
-        num_unique_prompts=len({row["prompt_id"] for row in assembled.rows}),
-        num_left_out=len(assembled.left_out) - num_ungraded,
-        api_calls=sum(row["api_calls"] for row in rows),
-        cost_usd=None if None in prices else sum(prices),
-        model_evaluations=sum(cost.model_evaluations for cost in costs),
-        distinct_prefixes=sum(cost.distinct_prefixes for cost in costs),
-    )
+class DatasetTally:
+    """Adds up the figures of one dataset, of which some queries are assembled at a time."""
+
+    def __init__(self, plan: DatasetPlan, num_missing_prompts: int = 0) -> None:
+        self._plan = plan
+        self._num_missing_prompts = num_missing_prompts
+        self._num_unique: dict[VerdictKind, int] = dict.fromkeys(get_args(VerdictKind), 0)
+        self._prevalence: dict[VerdictKind, float] = dict.fromkeys(get_args(VerdictKind), 0)
+        self._num_items = self._num_left_out = self._num_unique_prompts = 0
+        self._api_calls = 0
+        self._cost_usd: float | None = 0.0
+        self.prompts: list[PromptStatistics] = []
+
+    def add(self, part: AssembledDataset, paid: Iterable[Verdict] = ()) -> None:
+        """`paid` are the verdicts whose cost is this dataset's."""
+        for judged in part.judged:
+            self._num_unique[judged.verdict.kind] += 1
+            self._prevalence[judged.verdict.kind] += judged.completion.prevalence
+        self._num_items += len(part.rows)
+        self._num_left_out += len(part.left_out)
+        self._num_unique_prompts += len({row["prompt_id"] for row in part.rows})
+        for verdict in paid:
+            self._api_calls += verdict.api_calls
+            self._cost_usd = _sum(self._cost_usd, verdict.cost_usd)
+        self.prompts += prompt_statistics(self._plan, part)
+
+    def figures(self, costs: Iterable[SamplingCost]) -> DatasetStatistics:
+        """The dataset's, once all of it is added; `costs` are those of its units."""
+        costs = list(costs)
+        num_ungraded = self._num_unique["ungraded"]
+        num_graded = self._num_unique["equivalent"] + self._num_unique["not_equivalent"]
+        graded_prevalence = self._prevalence["equivalent"] + self._prevalence["not_equivalent"]
+        masses = [prompt.covered_mass for prompt in self.prompts if prompt.covered_mass is not None]
+        return DatasetStatistics(
+            name=self._plan.name,
+            run=self._plan.checkpoint.run,
+            checkpoint=self._plan.checkpoint.name,
+            num_prompts=len(self._plan.queries),
+            num_missing_prompts=self._num_missing_prompts,
+            num_draws=self._num_draws(),
+            num_unique=num_graded + num_ungraded,
+            num_graded=num_graded,
+            num_equivalent=self._num_unique["equivalent"],
+            num_ungraded=num_ungraded,
+            equivalence_rate=_share(self._num_unique["equivalent"], num_graded),
+            draw_equivalence_rate=_share(self._prevalence["equivalent"], graded_prevalence),
+            covered_mass=_share(sum(masses), len(masses)),
+            num_items=self._num_items,
+            num_unique_prompts=self._num_unique_prompts,
+            num_left_out=self._num_left_out - num_ungraded,
+            api_calls=self._api_calls,
+            cost_usd=self._cost_usd,
+            model_evaluations=sum(cost.model_evaluations for cost in costs),
+            distinct_prefixes=sum(cost.distinct_prefixes for cost in costs),
+        )
+
+    def _num_draws(self) -> int | None:
+        if self._plan.settings.enumerates:
+            return None
+        num_draws = int(sum(self._prevalence.values()))
+        num_whole = len(self._plan.queries) - self._num_missing_prompts
+        expected_draws = num_whole * self._plan.settings.num_generations
+        assert num_draws == expected_draws, f"{self._plan.name}: {num_draws} draws, expected {expected_draws}"
+        return num_draws
 
 
 def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[PromptStatistics]:
-    """One entry for each query, in query order."""
-    kept: dict[str, set[str]] = {query.id: set() for query in plan.queries}
+    """One entry for each query that was assembled, in query order."""
+    kept: dict[str, set[str]] = {query.id: set() for query in assembled.queries}
     num_unique = dict.fromkeys(kept, 0)
     masses = _covered_masses(plan, assembled)
     for row in assembled.rows:
@@ -115,7 +141,7 @@ def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[Pr
             num_variations=len(kept[query.id]),
             covered_mass=masses[query.id],
         )
-        for query in plan.queries
+        for query in assembled.queries
     ]
 
 
@@ -130,29 +156,20 @@ def summary(
     }
 
 
-def _num_draws(plan: DatasetPlan, assembled: AssembledDataset) -> int | None:
-    if plan.settings.enumerates:
-        return None
-    num_draws = total_count(j.completion.sample_count for j in assembled.judged)
-    expected_draws = len(plan.queries) * plan.settings.num_generations
-    assert num_draws == expected_draws, f"{plan.name}: {num_draws} draws, expected {expected_draws}"
-    return num_draws
-
-
 def _covered_masses(plan: DatasetPlan, assembled: AssembledDataset) -> dict[str, float | None]:
     """By prompt id; 0 where no completion was probable enough, None where completions were drawn."""
     if not plan.settings.enumerates:
-        return {query.id: None for query in plan.queries}
-    masses = {query.id: 0.0 for query in plan.queries}
+        return {query.id: None for query in assembled.queries}
+    masses = {query.id: 0.0 for query in assembled.queries}
     for judged in assembled.judged:
         masses[judged.query.id] += judged.completion.prevalence
     assert all(mass < 1 + ROUNDING for mass in masses.values()), f"{plan.name}: {masses}"
     return {prompt_id: min(1.0, mass) for prompt_id, mass in masses.items()}
 
 
-def _prevalence(judged: Iterable[Judged]) -> float:
-    return sum(j.completion.prevalence for j in judged)
-
-
 def _share(part: float, whole: float) -> float | None:
     return part / whole if whole else None
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second

@@ -10,9 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from evalgen.experiment import Experiment
-from evalgen.records import GradedUnit, SamplingUnit
+from evalgen.records import GradedUnit
+from evalgen.schedule import FailedUnit
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
+from evalgen.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,9 @@ COLUMNS = (
 class Progress:
     """A live bar on a terminal; elsewhere one line for each finished unit, unless `quiet`."""
 
-    def __init__(self, units: Sequence[SamplingUnit], quiet: bool = False) -> None:
-        self._num_draws = {unit.id: unit.num_draws * len(unit.queries) for unit in units}
+    def __init__(self, work: Work, quiet: bool = False) -> None:
+        self._num_draws = {unit.id: unit.num_draws * len(unit.queries) for unit in work.units}
+        self._num_draws |= {unit.unit_id: 0 for unit in work.ungraded}  # those were drawn before
         self._console = Console(stderr=True)
         self._prints_lines = not (quiet or self._console.is_terminal)
         self._bar = Bar(
@@ -47,8 +50,9 @@ class Progress:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=len(units), draws=0, asked=0)
-        self._done = self._draws = self._asked = 0
+        self._task = self._bar.add_task("", total=len(self._num_draws), draws=0, asked=0)
+        self._done: set[str] = set()
+        self._draws = self._asked = 0
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -57,16 +61,23 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def show(self, unit: GradedUnit) -> None:
-        """Counts a unit that is sampled and graded."""
-        self._done += 1
-        self._draws += self._num_draws[unit.unit_id]
-        self._asked += unit.num_questions
-        self._bar.update(self._task, completed=self._done, draws=self._draws, asked=self._asked)
-        line = (
-            f"{self._done} of {len(self._num_draws)} parts: {unit.dataset}: {unit.num_questions} distinct completions, "
-            f"{unit.num_equivalent} equivalent, {unit.num_ungraded} ungraded"
-        )
+    def show(self, unit: GradedUnit | FailedUnit) -> None:
+        """Counts a unit that is sampled and graded (a large one comes in several parts), or that has failed."""
+        if isinstance(unit, FailedUnit):
+            log.warning("%d prompts of %s failed: %s", len(unit.unit.queries), unit.unit.dataset, unit.reason)
+            self._done.add(unit.unit.id)
+        else:
+            self._asked += unit.num_questions
+            if unit.unit_id not in self._done:
+                self._draws += self._num_draws[unit.unit_id]
+            self._done.add(unit.unit_id)
+            self._print_line(
+                f"{len(self._done)} of {len(self._num_draws)} parts: {unit.dataset}: {unit.num_questions} distinct "
+                f"completions, {unit.num_equivalent} equivalent, {unit.num_ungraded} ungraded"
+            )
+        self._bar.update(self._task, completed=len(self._done), draws=self._draws, asked=self._asked)
+
+    def _print_line(self, line: str) -> None:
         log.info("%s", line)
         if self._prints_lines:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)

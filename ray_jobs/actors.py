@@ -1,116 +1,114 @@
-"""The actors of a job: each a few lines round an object of `evalgen`."""
+"""The actors of a job's pipeline: each a few lines round an object of `evalgen`."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
 from pydantic import SecretStr
 
 from evalgen.config import JobConfig
-from evalgen.errors import EvalgenError, JobStopped
+from evalgen.errors import EvalgenError, UserError
 from evalgen.grading.desk import GradingDesk
 from evalgen.grading.grader_config import CLAUDE_PREFIX
 from evalgen.grading.rate_limiter import RateLimiter
-from evalgen.records import Answer, GraderSpec, Question, SamplingUnit, Verdict
-from evalgen.unit_store import SamplingCost, save_unit
-from evalgen.verdict_store import VerdictStore
+from evalgen.records import Answer, GraderSpec, Query, Question, SamplingUnit, Verdict
+from evalgen.unit_store import SamplingCost
 
-MAX_ATTEMPTS = 3  # of a unit whose process dies
 QUESTIONS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("unit_id", "dataset", "grader", "prompt", "reference", "completion")]
+    [(name, pa.string()) for name in ("unit_id", "dataset", "prompt", "reference", "completion")]
 )
 
 
-@ray.remote(num_cpus=0)
-class StoreActor:
-    """Writes to the experiment directory, on the driver's node: other nodes need no shared disk."""
-
-    def __init__(self, samples: Path, verdicts: Path, earlier_verdicts: Sequence[Path]) -> None:
-        self._samples = samples
-        self._verdicts = VerdictStore(verdicts, earlier_verdicts)
-        self._failure: str | None = None
-        self._attempts: Counter[str] = Counter()
-
-    def begin_unit(self, unit_id: str) -> int:
-        """Counts the times that the unit was begun, this one included: Ray itself retries without end."""
-        self._attempts[unit_id] += 1
-        return self._attempts[unit_id]
-
-    def save_unit(self, unit_id: str, samples: pa.Table, cost: SamplingCost) -> None:
-        save_unit(self._samples, unit_id, samples, cost)
-
-    def known_verdict(self, question: Question) -> Verdict | None:
-        return self._verdicts.known(question)
-
-    def add_answers(self, answers: Sequence[Answer]) -> None:
-        self._verdicts.add(answers)
-
-    def note_failure(self, reason: str) -> None:
-        """Keeps the first reason for which an actor gave up: Ray's own report of it is a page long."""
-        self._failure = self._failure or reason
-
-    def failure(self) -> str | None:
-        return self._failure
-
-    def close(self) -> None:
-        self._verdicts.close()
-
-
-@ray.remote(num_cpus=0)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class RateLimiterActor(RateLimiter):
-    """The one gate for grading requests of all actors. Asynchronous: callers wait in it, not for it."""
+    """The one gate for grading requests of all actors. Asynchronous: callers wait in it, not for it.
+
+    When its process dies another begins with a full bucket, which holds a second's worth.
+    """
+
+
+class Engine(Protocol):
+    """What samples units in a process of its own; see `evalgen.sampling.replica.Replica`."""
+
+    def sample(self, unit: SamplingUnit, next_checkpoint: str) -> tuple[pa.Table, SamplingCost]: ...
 
 
 class SamplingActor:
-    """Ray Data UDF, one per GPU: a batch of one unit in, its questions out. The unit is stored before it moves on."""
+    """Ray Data UDF, one per replica: a ticket in, the questions of one unit out. Which unit, the store says.
 
-    def __init__(self, store: Any, num_threads: int, budget_bytes: int | None) -> None:
-        import torch
+    The unit is stored before it moves on, so that Ray may lose or repeat anything after that.
+    """
 
-        from evalgen.sampling.replica import Replica
-
-        torch.set_num_threads(min(num_threads, os.cpu_count() or 1))  # Ray sets OMP_NUM_THREADS to 1
+    def __init__(self, store: Any, make_engine: Callable[[], Engine]) -> None:
         self._store = store
-        self._replica = Replica(torch.device("cuda" if torch.cuda.is_available() else "cpu"), budget_bytes)
+        self._engine = make_engine()
+        context = ray.get_runtime_context()
+        self._name = context.get_actor_id()
+        self._node = ray.util.get_node_ip_address()
+        self._device = f"{self._node} {','.join(map(str, ray.get_gpu_ids())) or self._name}"
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
-        unit = SamplingUnit.from_row(row)
         try:
-            if ray.get(self._store.begin_unit.remote(unit.id)) > MAX_ATTEMPTS:
-                raise JobStopped(
-                    f"sampling {len(unit.queries)} prompts of checkpoint {unit.checkpoint.path} ended its process "
-                    f"{MAX_ATTEMPTS} times; was it out of memory? Give fewer --num_replicas, or see the Ray dashboard"
-                )
-            samples, cost = self._replica.sample(unit, row["next_checkpoint"])
+            return self._questions(row["ticket"])
         except Exception as error:  # whatever it is, it ends the job: the driver is to say why in one line
-            ray.get(self._store.note_failure.remote(_in_one_line(error)))
+            ray.get(self._store.note_failure.remote(in_one_line(error)))
             raise
-        ray.get(self._store.save_unit.remote(unit.id, samples, cost))
-        return questions_table(unit, samples, row["grader"])
+
+    def _questions(self, ticket: int) -> pa.Table:
+        while (work := ray.get(self._store.take.remote(ticket, self._name, self._device))) is not None:
+            if work.is_stored:
+                samples = ray.get(self._store.load_unit.remote(work.unit.id))
+            else:
+                samples = self._sampled(work.unit, work.next_checkpoint)
+            if samples is not None:
+                return questions_table(work.unit.id, work.unit.dataset, work.unit.queries, samples)
+        return QUESTIONS_SCHEMA.empty_table()
+
+    def _sampled(self, unit: SamplingUnit, next_checkpoint: str) -> pa.Table | None:
+        """The unit's samples, stored; None: it failed, and the store knows why."""
+        try:
+            samples, cost = self._engine.sample(unit, next_checkpoint)
+        except Exception as error:  # one unit's failure is not the job's
+            reason = f"{in_one_line(error)} (node {self._node})"
+            if _is_of_device(error):
+                ray.get(self._store.device_failed.remote(unit.id, self._device, reason))
+                os._exit(1)  # CUDA does not recover within a process: Ray starts another
+            ray.get(self._store.unit_failed.remote(unit.id, reason, isinstance(error, UserError)))
+            return None
+        ray.get(self._store.save_unit.remote(unit, samples, cost))
+        return samples
 
 
-def questions_table(unit: SamplingUnit, samples: pa.Table, grader: str) -> pa.Table:
-    """The unit's distinct completions as questions: where a unit's draws are deduplicated."""
-    queries = {query.id: query for query in unit.queries}
+class StoredUnits:
+    """Ray Data UDF: the id of a stored unit in, its questions out. For units that a stopped job had sampled."""
+
+    def __init__(self, store: Any, queries: Mapping[str, Sequence[Query]]) -> None:
+        """`queries` are by dataset name."""
+        self._store, self._queries = store, queries
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        (row,) = batch.to_pylist()
+        samples = ray.get(self._store.load_unit.remote(row["unit_id"]))
+        return questions_table(row["unit_id"], row["dataset"], self._queries[row["dataset"]], samples)
+
+
+def questions_table(unit_id: str, dataset: str, queries: Sequence[Query], samples: pa.Table) -> pa.Table:
+    """A unit's distinct completions as questions: where a unit's draws are deduplicated."""
+    by_id = {query.id: query for query in queries}
     pairs = dict.fromkeys(
         zip(samples["prompt_id"].to_pylist(), samples["completion"].to_pylist(), strict=True)
     )  # a dict keeps the order of the samples
     rows = [
         {
-            "unit_id": unit.id,
-            "dataset": unit.dataset,
-            "grader": grader,
-            "prompt": queries[prompt_id].prompt,
-            "reference": queries[prompt_id].reference,
+            "unit_id": unit_id,
+            "dataset": dataset,
+            "prompt": by_id[prompt_id].prompt,
+            "reference": by_id[prompt_id].reference,
             "completion": completion,
         }
         for prompt_id, completion in pairs
@@ -121,41 +119,53 @@ def questions_table(unit: SamplingUnit, samples: pa.Table, grader: str) -> pa.Ta
 class GradingActor:
     """Ray Data UDF, asynchronous: questions in, verdict kinds out. Verdicts are stored as they arrive."""
 
-    def __init__(self, store: Any, limiter: Any, max_connections: int, environment: Mapping[str, SecretStr]) -> None:
+    def __init__(
+        self,
+        store: Any,
+        limiter: Any,
+        graders: Mapping[str, GraderSpec],
+        max_connections: int,
+        environment: Mapping[str, SecretStr],
+    ) -> None:
+        """`graders` are by dataset name."""
         # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
-        self._store = store
+        self._store, self._graders = store, graders
         self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
         questions = [
             Question(
-                grader=GraderSpec(**json.loads(row["grader"])),
+                grader=self._graders[row["dataset"]],
                 prompt=row["prompt"],
                 reference=row["reference"],
                 completion=row["completion"],
             )
-            for row in rows
+            for row in batch.to_pylist()
         ]
         try:
             verdicts = await self._desk.grade(questions)
         except Exception as error:  # as in SamplingActor
-            await self._store.note_failure.remote(_in_one_line(error))
+            await self._store.note_failure.remote(in_one_line(error))
             raise
         kinds = pa.array([verdict.kind for verdict in verdicts], pa.string())
         return batch.select(["unit_id", "dataset"]).append_column("verdict", kinds)
 
 
-def _in_one_line(error: Exception) -> str:
-    """Our own errors are written for people; others need their type to make sense."""
+def in_one_line(error: BaseException) -> str:
+    """Our own errors are written for people; others need their type to make sense. Of Ray's, what caused them."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return in_one_line(cause)
     message = " ".join(str(error).split())
     return message if isinstance(error, EvalgenError) else f"{type(error).__name__}: {message}"
 
 
-def grader_to_json(grader: GraderSpec) -> str:
-    """How a grader travels in a row; equal graders have equal JSON."""
-    return json.dumps(asdict(grader), sort_keys=True)
+def _is_of_device(error: Exception) -> bool:
+    """Whether a GPU failed, and not what was computed on it."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
 
 
 def grader_environment(config: JobConfig) -> dict[str, SecretStr]:

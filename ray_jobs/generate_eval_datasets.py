@@ -3,23 +3,27 @@
     python ray_jobs/generate_eval_datasets.py --help
     ray job submit --working-dir . -- python ray_jobs/generate_eval_datasets.py --config configs/demo.yaml
 
-Exit codes: 0 done; 1 the job failed; 2 the input is wrong, and nothing was created or spent; 130 interrupted.
+Exit codes: 0 done; 1 the job failed, or some prompts did; 2 the input is wrong, and nothing was created or spent;
+130 and 143 stopped by Ctrl-C and SIGTERM. After 1, 130 and 143 `--resume DIRECTORY` goes on where the job was.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalgen.config import JobConfig, load_config
-from evalgen.errors import EvalgenError, UserError
+from evalgen.errors import EvalgenError, JobStopped, UserError
 from evalgen.job_log import JobLog
 from evalgen.timings import Timings
 from ray_jobs.paths import path_root
+from ray_jobs.stop import Interrupted, Resumable
 
 if TYPE_CHECKING:
     from evalgen.experiment import Experiment
+    from ray_jobs.actors import Engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,8 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, exit_code=2)
     except EvalgenError as error:
         return _fail(error, exit_code=1)
+    except Interrupted as interrupted:
+        return interrupted.exit_code  # it has said so
     except KeyboardInterrupt:
-        return _fail("interrupted; what was paid for is in the journal, and the next job reuses it", exit_code=130)
+        return _fail("interrupted before anything was begun", exit_code=130)
     return 0
 
 
@@ -40,12 +46,14 @@ def _fail(reason: object, exit_code: int) -> int:
     return exit_code
 
 
-def run_job(config: JobConfig) -> Experiment:
+def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) -> Experiment:
     """Every stage in order. Returns the experiment, with its datasets written.
+
+    `make_engine` is called in each sampling process for what samples there; None: a replica of the model.
 
     Raises:
         UserError: the input is wrong; nothing was created.
-        JobStopped: the job cannot go on; what was sampled and judged is in the experiment directory.
+        JobStopped: the job cannot go on, or some prompts could not be sampled; all else is in the experiment directory.
     """
     timings = Timings()
     with JobLog() as job_log:
@@ -58,31 +66,40 @@ def run_job(config: JobConfig) -> Experiment:
 
             from evalgen.experiment import Experiment
             from evalgen.finish import write_datasets
+            from evalgen.schedule import FailedUnit
             from evalgen.statistics import summary
             from evalgen.tables import Progress, print_results
-            from evalgen.units import plan_units
             from evalgen.wandb_log import log_to_wandb
+            from evalgen.work import incomplete, missing_prompts, remaining_work
             from ray_jobs.cluster import ray_session
-            from ray_jobs.pipeline import choose_num_replicas, sample_and_grade
+            from ray_jobs.pipeline import MakeReplica, choose_num_replicas, sample_and_grade
 
         disable_progress_bars()  # one for every dataset written; this process has its own
-        experiment = Experiment.create(config)
+        experiment = Experiment(Path(config.resume)) if config.resume else Experiment.create(config)
         log_to_stdout = config.logging_type == "stdout"
-        job_log.open(experiment.log_file, to_stdout=log_to_stdout)
-        with ray_session(timings):
-            num_replicas = choose_num_replicas(config)
-            units = plan_units(plans, num_replicas)
-            with timings.stage("sample_and_grade"), Progress(units, quiet=log_to_stdout) as progress:
-                graders = {plan.name: plan.grader for plan in plans}
-                for graded_unit in sample_and_grade(config, experiment, units, graders, num_replicas):
-                    progress.show(graded_unit)
-        with timings.stage("assemble"):
-            datasets, prompts = write_datasets(experiment, plans, units, timings)
-        job_summary = summary(datasets, prompts, timings.seconds | {"total": timings.total_s()})
-        experiment.write_summary(config, job_summary)
-        print_results(experiment, datasets, timings)
-        if config.logging_type == "wandb":
-            log_to_wandb(config, experiment, job_summary)
+        failed: list[FailedUnit] = []
+        with experiment.begun(config, plans), Resumable(experiment.directory) as resumable:
+            job_log.open(experiment.log_file, to_stdout=log_to_stdout)
+            with ray_session(timings):
+                resumable.install()
+                num_replicas = choose_num_replicas(config)
+                with timings.stage("plan"):
+                    work = remaining_work(experiment, plans, num_replicas)
+                make_engine = make_engine or MakeReplica.of_job(config, num_replicas)
+                with timings.stage("sample_and_grade"), Progress(work, quiet=log_to_stdout) as progress:
+                    for unit in sample_and_grade(config, experiment, plans, work, num_replicas, make_engine):
+                        progress.show(unit)
+                        failed += [unit] if isinstance(unit, FailedUnit) else []
+            missing = missing_prompts(failed)
+            with timings.stage("assemble"):
+                datasets, prompts = write_datasets(experiment, plans, missing, timings)
+            job_summary = summary(datasets, prompts, timings.seconds | {"total": timings.total_s()})
+            experiment.write_summary(config, job_summary)
+            print_results(experiment, datasets, timings)
+            if config.logging_type == "wandb":
+                log_to_wandb(config, experiment, job_summary)
+            if failed:
+                raise JobStopped(incomplete(missing, failed))
     return experiment
 
 

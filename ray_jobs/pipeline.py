@@ -2,12 +2,15 @@
 
 ::
 
-    units -> SamplingActor (one per GPU) -> distinct completions -> GradingActor (async) -> verdict kinds
-                  |                                                       |   |
-             StoreActor: samples/                    RateLimiterActor <---'   '---> StoreActor: verdicts/
+    tickets -> SamplingActor (one per replica) --.
+                 |                               +-> distinct completions -> GradingActor (async) -> verdict kinds
+    stored ids -> StoredUnits -------------------'                                |   |
+                 |                                         RateLimiterActor <-----'   '----> StoreActor: verdicts/
+             StoreActor: schedule, samples/
 
-What the driver needs afterwards is in the store's files; the rows that reach it only tell how far the job is. There
-is no shuffle and no barrier: the first completion is graded while others are still being sampled.
+A ticket is the right to sample one unit; which one, the store decides when a replica is free. What the driver needs
+afterwards is in the store's files; the rows that reach it only tell how far the job is. There is no shuffle and no
+barrier: the first completion is graded while others are still being sampled.
 """
 
 from __future__ import annotations
@@ -15,59 +18,82 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evalgen.config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.experiment import Experiment
-from evalgen.records import GradedUnit, GraderSpec, SamplingUnit
+from evalgen.job import DatasetPlan
+from evalgen.records import GradedUnit
+from evalgen.schedule import FailedUnit
+from evalgen.unit_store import StoredUnit
+from evalgen.work import Work, write_units
 from ray_jobs.actors import (
+    Engine,
     GradingActor,
     RateLimiterActor,
     SamplingActor,
-    StoreActor,
+    StoredUnits,
     grader_environment,
-    grader_to_json,
+    in_one_line,
 )
 from ray_jobs.cluster import num_cpus, num_gpus
+from ray_jobs.store import PATIENT_CALLS, StoreActor
 
 log = logging.getLogger("evalgen.pipeline")
 
 CONNECTIONS_PER_GRADING_ACTOR = 100
 UNITS_IN_FLIGHT_PER_GRADING_ACTOR = 16  # so that a slow answer in one unit does not hold up the next
+MAX_ROUNDS = 3  # of the pipeline, while units are missing that nobody reports as failed
 
 
 def choose_num_replicas(config: JobConfig) -> int:
-    """As many as asked for, at most one per GPU; by default one per GPU, and one on a machine without."""
+    """As many as asked for and there are GPUs for; by default all of them, and one on a machine without.
+
+    Raises:
+        JobStopped: one replica needs more GPUs than there are.
+    """
     gpus = num_gpus()
-    if config.num_replicas and gpus and config.num_replicas > gpus:
-        log.warning("num_replicas: %d asked for, but the cluster has %d GPUs: %d", config.num_replicas, gpus, gpus)
-        return gpus
-    return config.num_replicas or gpus or 1
+    if not gpus:
+        return config.num_replicas or 1
+    most = gpus // config.num_gpus_per_replica
+    if most == 0:
+        raise JobStopped(f"num_gpus_per_replica: {config.num_gpus_per_replica} asked for, but the cluster has {gpus}")
+    if config.num_replicas and config.num_replicas > most:
+        log.warning("num_replicas: %d asked for, but there are GPUs for %d: %d", config.num_replicas, most, most)
+    return min(config.num_replicas or most, most)
 
 
 def sample_and_grade(
     config: JobConfig,
     experiment: Experiment,
-    units: Sequence[SamplingUnit],
-    graders: Mapping[str, GraderSpec],
+    plans: Sequence[DatasetPlan],
+    work: Work,
     num_replicas: int,
-) -> Iterator[GradedUnit]:
-    """Runs every unit; yields each when its verdicts are stored. `graders` are by dataset name.
+    make_engine: Callable[[], Engine],
+) -> Iterator[GradedUnit | FailedUnit]:
+    """Does all of `work`; yields a unit when its verdicts are stored, or when it has failed for good.
 
     Raises:
         JobStopped: something that no retry mends, in one line.
     """
     job_id = uuid.uuid4().hex[:8]  # names must not clash with another job's on the same cluster
     earlier = experiment.earlier_verdicts() if config.use_grader_cache else []
-    store = _on_this_node(StoreActor, f"evalgen_store_{job_id}").remote(
-        experiment.samples.resolve(), experiment.verdicts.resolve(), earlier
+    write_units(experiment.unsampled_units, work.units)
+    store = _on_this_node(StoreActor, f"evalgen_store_{job_id}", max_concurrency=PATIENT_CALLS).remote(
+        samples=experiment.samples.resolve(),
+        verdicts=experiment.verdicts.resolve(),
+        earlier_verdicts=earlier,
+        units=experiment.unsampled_units.resolve(),
+        num_replicas=num_replicas,
     )
     num_graders = -(-config.max_connections // CONNECTIONS_PER_GRADING_ACTOR)
     # Every question at work may wait in the limiter; with fewer places than that, nobody could return a lease.
@@ -75,73 +101,155 @@ def sample_and_grade(
     limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}", max_concurrency=places).remote(
         requests_per_minute=config.requests_per_minute, max_connections=config.max_connections
     )
-    rows = [
-        unit.to_row() | {"grader": grader_to_json(graders[unit.dataset]), "next_checkpoint": following}
-        for unit, following in zip(units, _next_checkpoints(units), strict=True)
-    ]
-    unseen = {unit.id: unit for unit in units}
+    stages = _Stages(
+        config=config,
+        plans=plans,
+        store=store,
+        limiter=limiter,
+        make_engine=make_engine,
+        num_replicas=num_replicas,
+        num_graders=num_graders,
+    )
     try:
-        for batch in _pipeline(config, rows, store, limiter, num_replicas, num_graders).iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
-            for graded in _graded_units(batch):
-                unseen.pop(graded.unit_id, None)
-                yield graded
-        for unit in unseen.values():  # enumerated, and nothing was probable enough: no question was asked
-            yield GradedUnit(unit_id=unit.id, dataset=unit.dataset, num_questions=0, num_equivalent=0, num_ungraded=0)
+        yield from _rounds(stages, work)
         ray.get(store.close.remote())
+        experiment.unsampled_units.unlink()
     except RayError as error:
         reason = _reason(store, error)
-        _close(store)
+        with contextlib.suppress(RayError):  # the journal has what the file would have
+            ray.get(store.close.remote())
         raise JobStopped(reason) from error
 
 
-def _pipeline(
-    config: JobConfig,
-    rows: Sequence[Mapping[str, Any]],
-    store: Any,
-    limiter: Any,
-    num_replicas: int,
-    num_graders: int,
-) -> Dataset:
-    questions = ray.data.from_items(list(rows), override_num_blocks=len(rows)).map_batches(
-        SamplingActor,
-        fn_constructor_kwargs={
-            "store": store,
-            "num_threads": max(1, num_cpus() // num_replicas),
-            "budget_bytes": config.kv_budget_bytes,
-        },
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=num_replicas, max_tasks_in_flight_per_actor=1),
-        # No CPU is reserved: on a small machine actors that hold them would leave none for reading the units.
-        num_cpus=0,
-        num_gpus=1 if num_gpus() else 0,
-    )
-    return questions.map_batches(
-        GradingActor,
-        fn_constructor_kwargs={
-            "store": store,
-            "limiter": limiter,
-            "max_connections": config.max_connections,
-            "environment": grader_environment(config),
-        },
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=num_graders, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR),
-        num_cpus=0,
-    )
+def _rounds(stages: _Stages, work: Work) -> Iterator[GradedUnit | FailedUnit]:
+    """Runs the pipeline until every unit is graded or has failed.
+
+    Once is enough unless the store's process died: then it no longer knows which units were being sampled, and one of
+    them may have been given out twice in place of another.
+    """
+    waiting = {unit.id: unit.dataset for unit in work.units} | {unit.unit_id: unit.dataset for unit in work.ungraded}
+    num_tickets, stored = len(work.units), list(work.ungraded)
+    first_ticket = 0
+    for _ in range(MAX_ROUNDS):
+        # One more for each replica: one that waits for work keeps its ticket from those that have some.
+        tickets = range(first_ticket, first_ticket + num_tickets + stages.num_replicas) if num_tickets else range(0)
+        first_ticket += len(tickets)
+        for batch in stages.run(tickets, stored):
+            for graded in _graded_units(batch):
+                waiting.pop(graded.unit_id, None)
+                yield graded
+        for failed in ray.get(stages.store.failed_units.remote()):
+            if waiting.pop(failed.unit.id, None):
+                yield failed
+        on_disk = ray.get(stages.store.stored_units.remote())
+        # Enumerated, and nothing was probable enough: no question was asked.
+        for unit in [unit for unit in on_disk if unit.unit_id in waiting and not unit.num_samples]:
+            yield GradedUnit(
+                unit_id=unit.unit_id,
+                dataset=waiting.pop(unit.unit_id),
+                num_questions=0,
+                num_equivalent=0,
+                num_ungraded=0,
+            )
+        if not waiting:
+            return
+        stored = [unit for unit in on_disk if unit.unit_id in waiting]
+        num_tickets = len(waiting) - len(stored)
+        log.warning("%d units were lost with a process: they are done again", len(waiting))
+    raise JobStopped(f"{len(waiting)} units were lost {MAX_ROUNDS} times; see the Ray dashboard for what died")
 
 
-def _next_checkpoints(units: Sequence[SamplingUnit]) -> list[str]:
-    """For each unit the path of the first other checkpoint after it; empty where there is none."""
-    following = ""
-    found = []
-    for unit, after in zip(reversed(units), [None, *reversed(units[1:])], strict=True):
-        if after is not None and after.checkpoint.path != unit.checkpoint.path:
-            following = after.checkpoint.path
-        found.append(following)
-    return found[::-1]
+@dataclass(frozen=True, kw_only=True)
+class _Stages:
+    """The pipeline of a job, to be run as often as need be."""
+
+    config: JobConfig
+    plans: Sequence[DatasetPlan]
+    store: Any
+    limiter: Any
+    make_engine: Callable[[], Engine]
+    num_replicas: int
+    num_graders: int
+
+    def run(self, tickets: Sequence[int], stored: Sequence[StoredUnit]) -> Iterator[pa.Table]:
+        """Verdict kinds, as they come."""
+        branches = []
+        if stored:
+            branches.append(self._stored_questions(stored))
+        if tickets:
+            branches.append(self._sampled_questions(tickets))
+        if not branches:
+            return
+        questions = branches[0].union(*branches[1:]) if len(branches) > 1 else branches[0]
+        yield from self._graded(questions).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+
+    def _sampled_questions(self, tickets: Sequence[int]) -> Dataset:
+        rows = [{"ticket": ticket} for ticket in tickets]
+        return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            SamplingActor,
+            fn_constructor_kwargs={"store": self.store, "make_engine": self.make_engine},
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=self.num_replicas, max_tasks_in_flight_per_actor=1),
+            # No CPU is reserved: on a small machine actors that hold them would leave none for reading the tickets.
+            num_cpus=0,
+            num_gpus=self.config.num_gpus_per_replica if num_gpus() else 0,
+        )
+
+    def _stored_questions(self, stored: Sequence[StoredUnit]) -> Dataset:
+        rows = [{"unit_id": unit.unit_id, "dataset": unit.dataset} for unit in stored]
+        wanted = {unit.dataset for unit in stored}
+        return ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            StoredUnits,
+            fn_constructor_kwargs={
+                "store": self.store,
+                "queries": {plan.name: plan.queries for plan in self.plans if plan.name in wanted},
+            },
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=0,
+        )
+
+    def _graded(self, questions: Dataset) -> Dataset:
+        return questions.map_batches(
+            GradingActor,
+            fn_constructor_kwargs={
+                "store": self.store,
+                "limiter": self.limiter,
+                "graders": {plan.name: plan.grader for plan in self.plans},
+                "max_connections": self.config.max_connections,
+                "environment": grader_environment(self.config),
+            },
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                size=self.num_graders, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR
+            ),
+            num_cpus=0,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MakeReplica:
+    """Makes the engine of a sampling process: a model replica on its GPUs, or on its share of the CPUs."""
+
+    num_threads: int
+    budget_bytes: int | None
+
+    @classmethod
+    def of_job(cls, config: JobConfig, num_replicas: int) -> MakeReplica:
+        return cls(num_threads=max(1, num_cpus() // num_replicas), budget_bytes=config.kv_budget_bytes)
+
+    def __call__(self) -> Engine:
+        import os
+
+        import torch
+
+        from evalgen.sampling.replica import Replica, own_device
+
+        torch.set_num_threads(min(self.num_threads, os.cpu_count() or 1))  # Ray sets OMP_NUM_THREADS to 1
+        return Replica(own_device(), self.budget_bytes)
 
 
 def _graded_units(batch: pa.Table) -> Iterator[GradedUnit]:
@@ -160,14 +268,8 @@ def _graded_units(batch: pa.Table) -> Iterator[GradedUnit]:
 
 def _on_this_node(actor_class: Any, name: str, **options: Any) -> Any:
     node = ray.get_runtime_context().get_node_id()
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
     return actor_class.options(name=name, scheduling_strategy=strategy, **options)
-
-
-def _close(store: Any) -> None:
-    """Leaves the verdicts that were paid for in one file; if that fails too, their journal is there."""
-    with contextlib.suppress(RayError):
-        ray.get(store.close.remote())
 
 
 def _reason(store: Any, error: RayError) -> str:
@@ -176,4 +278,4 @@ def _reason(store: Any, error: RayError) -> str:
         noted: str | None = ray.get(store.failure.remote())
     except RayError:
         noted = None  # the store itself is gone
-    return noted or f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+    return noted or in_one_line(error).splitlines()[-1]

@@ -7,6 +7,7 @@ wait for another to be done, which is why they are small. Each kind has half of 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import psutil
@@ -44,7 +45,7 @@ class Limits:
 
 def limits_of(loaded: LoadedModel, law: SamplingLaw, longest_prompt: int, budget_bytes: int | None) -> Limits:
     """Limits such that prompts, prefixes and logits stay within `budget_bytes`; None: within what is free now."""
-    budget = free_bytes(loaded.device) if budget_bytes is None else budget_bytes
+    budget = free_bytes(loaded.devices) if budget_bytes is None else budget_bytes
     footprint = loaded.footprint
     own_tokens = law.max_new_tokens + (0 if footprint.shares_prompts else longest_prompt)
     prefix = footprint.bytes_per_row + footprint.bytes_per_token * own_tokens  # at the greatest depth
@@ -60,13 +61,17 @@ def limits_of(loaded: LoadedModel, law: SamplingLaw, longest_prompt: int, budget
     )
 
 
-def free_bytes(device: torch.device) -> int:
-    """What the samplers may use of the memory that is free now."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # held by torch for later
-        return int((free + idle) * SHARE_OF_FREE_DEVICE_MEMORY)
+def free_bytes(devices: Collection[torch.device]) -> int:
+    """What the samplers may use of the memory that is free now. Layers, and so keys, are spread evenly over GPUs."""
+    if all(device.type == "cuda" for device in devices):
+        return int(min(map(_free_on_gpu, devices)) * len(devices) * SHARE_OF_FREE_DEVICE_MEMORY)
     return int(psutil.virtual_memory().available * SHARE_OF_FREE_HOST_MEMORY)
+
+
+def _free_on_gpu(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    # The second is held by torch for later.
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def out_of_memory(loaded: LoadedModel, num_tokens: int) -> InputError:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +20,8 @@ from evalgen.sampling.prefixes import Footprint, footprint_of
 from evalgen.tokenization import check_vocabulary, load_tokenizer
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SPREAD: Literal["balanced"] = "balanced"  # the layers over all GPUs that the process sees, as evenly as they go
+Device = torch.device | Literal["balanced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +37,16 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
+        """Where ids go in and logits come out."""
         return self.undrawable.device
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that hold layers."""
+        return tuple({parameter.device for parameter in self.model.parameters()})
 
-def load_model(checkpoint: Checkpoint, dtype: str, device: torch.device) -> LoadedModel:
+
+def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedModel:
     """The checkpoint's weights (safetensors only, no remote code) in `dtype`, read straight to `device`.
 
     Raises:

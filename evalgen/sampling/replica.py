@@ -13,7 +13,7 @@ from evalgen.samples import samples_table
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.memory import free_bytes
-from evalgen.sampling.model import LoadedModel, load_model, read_ahead
+from evalgen.sampling.model import SPREAD, Device, LoadedModel, load_model, read_ahead
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
 from evalgen.unit_store import SamplingCost
@@ -23,10 +23,17 @@ log = logging.getLogger(__name__)
 SAMPLERS = {"tree": sample_tree, "independent": sample_independently, "enumerate": enumerate_completions}
 
 
+def own_device() -> Device:
+    """Where the replica of this process lives: the GPU that the process sees, all that it sees, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return SPREAD if torch.cuda.device_count() > 1 else torch.device("cuda")
+
+
 class Replica:
     """Samples unit after unit; a checkpoint is loaded when the first unit of it comes, in place of the one before."""
 
-    def __init__(self, device: torch.device, budget_bytes: int | None = None) -> None:
+    def __init__(self, device: Device, budget_bytes: int | None = None) -> None:
         """`budget_bytes` is for what is kept between evaluations; None: a share of the memory that is free then."""
         self._device = device
         self._budget_bytes = budget_bytes
@@ -34,10 +41,11 @@ class Replica:
         self._held: tuple[Checkpoint, str] | None = None
         self._loaded: LoadedModel | None = None
 
-    def sample(self, unit: SamplingUnit, next_checkpoint: str | None = None) -> tuple[pa.Table, SamplingCost]:
+    def sample(self, unit: SamplingUnit, next_checkpoint: str = "") -> tuple[pa.Table, SamplingCost]:
         """The unit's rows of `samples/*.parquet`, and what they cost.
 
-        `next_checkpoint` is the path of the one that is likely to be wanted next: it is read while this one samples.
+        `next_checkpoint` is the path of the one that is likely to be wanted next, if any: it is read while this one
+        samples.
         """
         start = time.perf_counter()
         loaded = self._hold(unit.checkpoint, unit.dtype)
@@ -45,7 +53,7 @@ class Replica:
             read_ahead(next_checkpoint)
         ready = time.perf_counter()
         result = SAMPLERS[unit.sampler](loaded, unit, self._budget_bytes)
-        self._note_halvings(result.out_of_memory_halvings)
+        self._note_halvings(result.out_of_memory_halvings, loaded)
         table = samples_table(unit, result.sequences, loaded.tokenizer)
         num_prefixes = distinct_prefixes(result.sequences)
         if unit.sampler == "tree":
@@ -59,14 +67,14 @@ class Replica:
             finished_at=time.time(),
         )
 
-    def _note_halvings(self, halvings: int) -> None:
+    def _note_halvings(self, halvings: int, loaded: LoadedModel) -> None:
         """The next unit begins with what sufficed for this one."""
         if not halvings:
             return
         if not self._ran_out_of_memory:
             log.warning("out of memory while sampling; going on with smaller batches, no draw is lost")
         self._ran_out_of_memory = True
-        self._budget_bytes = (self._budget_bytes or free_bytes(self._device)) >> halvings
+        self._budget_bytes = (self._budget_bytes or free_bytes(loaded.devices)) >> halvings
 
     def _hold(self, checkpoint: Checkpoint, dtype: str) -> LoadedModel:
         if self._loaded is None or self._held != (checkpoint, dtype):

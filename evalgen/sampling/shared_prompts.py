@@ -101,6 +101,7 @@ class _Tail(DynamicLayer):
         selected = _Tail(self._num_prompt_tokens)
         if self.keys is not None and self.values is not None:
             selected.lazy_initialization(self.keys, self.values)
+            rows = rows.to(self.keys.device)  # layers may be spread over several
             selected.keys, selected.values = self.keys[rows], self.values[rows]
         return selected
 
@@ -122,19 +123,19 @@ class Grid:
 
     def of_prompts(self, tensor: Tensor) -> Tensor:
         """(P, ...) as (G, ...)."""
-        return tensor if self._present is None else tensor[self._present]
+        return tensor if self._present is None else tensor[self._present.to(tensor.device)]
 
     def mask(self, mask: Tensor) -> Tensor:
         """(N, 1, 1, S) as (G, 1, 1, S): all prefixes of a prompt are equally long, so a window begins at one place."""
-        return mask[self._first_rows]
+        return mask[self._first_rows.to(mask.device)]
 
     def to_grid(self, tensor: Tensor) -> Tensor:
         """(N, K, R, E) as (G, K, M * R, E)."""
         num_all, num_kv, num_shared, width = tensor.shape
-        rows = tensor if num_all == len(self._rows) else tensor[self._rows]
+        rows = tensor if num_all == len(self._rows) else tensor[self._rows.to(tensor.device)]
         if not self._full:
             empty = rows.new_zeros(self.num_groups * self.num_places, num_kv, num_shared, width)
-            rows = empty.index_copy_(0, self._places, rows)
+            rows = empty.index_copy_(0, self._places.to(rows.device), rows)
         grid = rows.view(self.num_groups, self.num_places, num_kv, num_shared, width).transpose(1, 2)
         return grid.reshape(self.num_groups, num_kv, self.num_places * num_shared, width)
 
@@ -143,7 +144,7 @@ class Grid:
         num_groups, num_kv, _, width = grid.shape
         rows = grid.view(num_groups, num_kv, self.num_places, -1, width).transpose(1, 2)
         rows = rows.reshape(num_groups * self.num_places, num_kv, -1, width)
-        return rows if self._full else rows[self._places]
+        return rows if self._full else rows[self._places.to(rows.device)]
 
 
 class Grids:
@@ -176,7 +177,8 @@ class Grids:
             parts.append([grid.to_rows(part) for part in _unnormalised(scores, grid.mask(mask), values)])
         if len(parts) == 1:
             return parts[0]
-        return [torch.cat(of_grids)[self._order] for of_grids in zip(*parts, strict=True)]
+        order = self._order.to(query.device)
+        return [torch.cat(of_grids)[order] for of_grids in zip(*parts, strict=True)]
 
 
 def _attention(

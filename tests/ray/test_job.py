@@ -48,7 +48,7 @@ def experiment(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pyte
 def test_the_experiment_directory_is_as_the_contract_has_it(experiment: Experiment) -> None:
     assert re.fullmatch(r"\d{4}_\d\d_\d\d_\d\d-\d\d-\d\d_[A-Za-z0-9]{5}_sampled_mayors", experiment.path.name)
     names = {path.name for path in experiment.path.iterdir()}
-    files = {"config.json", "experiment.log", "experiment_log.json", "summary.json"}
+    files = {"config.json", "experiment.log", "experiment_log.json", "plan.json", "summary.json"}
     assert names == files | {"sampled_eval_datasets", "samples", "verdicts"}
     assert experiment.dataset_names == [NAME]
     dataset = experiment.path / "sampled_eval_datasets" / NAME

@@ -129,7 +129,7 @@ def test_the_first_verdict_comes_before_the_last_unit_is_sampled(
 ) -> None:
     """The replica is frozen after its second unit: a pipeline with a barrier would never grade anything."""
     # One draw at a time, so that units take long enough to be caught before the last.
-    settings = {"sampler": "independent", "num_generations": 100}
+    settings = {"sampler": "independent", "num_generations": 1000}
     job = subprocess.Popen(_driver_command(mayors_run, tmp_path, **settings))
     try:
         # A unit is stored before its questions move on; once the second is, those of the first have left the replica.

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from evalgen.assembly import AssembledDataset, assemble
+from evalgen.errors import JobStopped
 from evalgen.job import DatasetPlan
 from evalgen.records import FinishReason, Query, SampledSequence, Verdict
 from evalgen.samples import Sample, distinct_completions, samples_of, samples_table
-from evalgen.statistics import dataset_statistics, prompt_statistics
+from evalgen.statistics import DatasetStatistics, DatasetTally, prompt_statistics
 from evalgen.tokenization import before_stop, decode, encode_prompt
 from tests.unit.tiny import EOS, law, mayor_prompt, plan_of, query, unit_of
 
@@ -111,6 +112,13 @@ def assembled(
     return plan, assemble(plan, samples, by_key, tokenizer)
 
 
+def figures_of(plan: DatasetPlan, *parts: AssembledDataset) -> DatasetStatistics:
+    tally = DatasetTally(plan)
+    for part in parts:
+        tally.add(part)
+    return tally.figures([])
+
+
 def check_row(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> None:
     """What the contract's section 3 says of every row."""
     prompt_ids = [EOS, *ids_of(tokenizer, row["prompt"])]
@@ -165,7 +173,7 @@ def test_trimming_cuts_the_drawn_ids_and_merges_rows(tokenizer: PreTrainedTokeni
     assert (second["completion"], second["generation_idx"], second["sample_count"]) == (" Grace", 3, 2)
     assert first["raw_completion"] == texts[0] and first["tokens_as_drawn"]
     assert dataset.left_out == [] and dataset.non_equivalent == []
-    statistics = dataset_statistics(plan, dataset, [], [])
+    statistics = figures_of(plan, dataset)
     assert (statistics.num_equivalent, statistics.num_items, statistics.num_draws) == (4, 2, 8)
 
 
@@ -270,7 +278,7 @@ def test_a_token_that_spans_the_boundary_leaves_its_row_out_with_a_reason(tokeni
     assert [row["prompt_id"] for row in dataset.rows] == ["tokyo"]
     (left_out,) = dataset.left_out
     assert left_out["generated_completion"] == text and "boundary" in left_out["reason"]
-    statistics = dataset_statistics(plan, dataset, [], [])
+    statistics = figures_of(plan, dataset)
     assert (statistics.num_left_out, statistics.num_items, statistics.num_equivalent) == (1, 1, 2)
 
 
@@ -287,7 +295,7 @@ def test_ungraded_is_neither_kept_nor_not_equivalent(tokenizer: PreTrainedTokeni
     assert [row["completion"] for row in dataset.rows] == [" 2"]
     assert [row["generated_completion"] for row in dataset.non_equivalent] == [" 1"]
     assert [(row["generated_completion"], row["reason"]) for row in dataset.left_out] == [(" 0", "overloaded")]
-    statistics = dataset_statistics(plan, dataset, [], [])
+    statistics = figures_of(plan, dataset)
     assert (statistics.num_graded, statistics.num_equivalent, statistics.num_ungraded) == (2, 1, 1)
     assert (statistics.equivalence_rate, statistics.num_left_out) == (0.5, 0)
 
@@ -307,7 +315,7 @@ def test_rows_without_deduplication_are_one_for_each_draw(tokenizer: PreTrainedT
     assert {row["sample_count"] for row in dataset.rows} == {1}
     for row in dataset.rows:
         check_row(row, tokenizer)
-    assert dataset_statistics(plan, dataset, [], []).num_items == 3
+    assert figures_of(plan, dataset).num_items == 3
 
 
 def test_rows_without_deduplication_hold_what_their_own_draw_drew(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -315,6 +323,11 @@ def test_rows_without_deduplication_hold_what_their_own_draw_drew(tokenizer: Pre
     samples = [drawn(tokenizer, usual, [0, 1]), drawn(tokenizer, in_bytes, [2])]
     _, dataset = assembled(tokenizer, samples, {}, deduplicate=False)
     assert dataset.rows[2]["input_ids"][-len(in_bytes) :] == in_bytes
+
+
+def test_a_completion_without_a_verdict_stops_the_job_and_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(JobStopped, match="no verdict is stored for completion ' Grace' of 'tokyo'"):
+        assemble(plan_of([TOKYO]), [drawn(tokenizer, " Grace", [0])], {}, tokenizer)
 
 
 def test_metadata_travels_as_json_beside_the_source(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -366,11 +379,20 @@ def test_whatever_is_drawn_and_judged_rows_decode_and_counts_add_up(
     assert not any(STOP in row["raw_completion"] for row in dataset.rows if row["finish_reason"] == "stop")
     order = [(int(row["prompt_id"][1:]), row["generation_idx"]) for row in dataset.rows]
     assert order == sorted(order)
-    statistics = dataset_statistics(plan, dataset, [], [])
+    statistics = figures_of(plan, dataset)
     assert statistics.num_draws == num_draws * len(queries)
     assert statistics.num_unique == statistics.num_graded + statistics.num_ungraded
     counted = sum(row["sample_count"] for row in [*dataset.rows, *dataset.left_out, *dataset.non_equivalent])
     assert counted == statistics.num_draws
+    parts = [
+        assembled(tokenizer, [s for s in samples if s.prompt_id == q.id], verdicts, [q], num_generations=num_draws)[1]
+        for q in queries
+    ]
+    assert [row for part in parts for row in part.rows] == dataset.rows
+    assert [row for part in parts for row in part.left_out] == dataset.left_out
+    assert figures_of(plan, *parts) == statistics, "a dataset may be assembled query by query"
+    shuffled = data.draw(st.permutations(samples))
+    assert assembled(tokenizer, shuffled, verdicts, queries)[1].rows == dataset.rows
     assert sum(p.num_unique for p in prompt_statistics(plan, dataset)) == statistics.num_unique
     assert sum(p.num_variations for p in prompt_statistics(plan, dataset)) == statistics.num_items
     assert statistics.num_equivalent == sum(j.verdict.kind == "equivalent" for j in dataset.judged)

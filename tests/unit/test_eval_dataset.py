@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,10 @@ from transformers import PreTrainedTokenizerFast
 
 from evalgen import eval_dataset
 from evalgen.errors import InputError
-from evalgen.eval_dataset import FEATURES, EvalDataset
+from evalgen.eval_dataset import FEATURES, EvalDataset, EvalDatasetWriter
 from evalgen.eval_functions import eval_accuracy_and_loss
 from evalgen.experiment import Experiment
-from tests.unit.test_assembly import EQUIVALENT, WRONG, assembled, drawn, enumerated
+from tests.unit.test_assembly import WRONG, assembled, drawn, enumerated
 from tests.unit.tiny import INNER_RUN, query
 
 FIRST_COLUMNS = ["id", "prompt_id", "prompt", "completion", "generation_idx", "metadata"]
@@ -38,7 +39,7 @@ def saved(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathF
     samples = [drawn(tokenizer, text, [n], of=of) for of in queries for n, text in enumerate(texts)]
     _, dataset = assembled(tokenizer, samples, {}, queries)
     experiment = Experiment(tmp_path_factory.mktemp("experiment"))
-    return experiment.write_dataset("sampled_x_checkpoint_final", dataset)
+    return experiment.write_dataset("sampled_x_checkpoint_final", [dataset])
 
 
 def test_the_files_are_those_of_the_contract(saved: Path) -> None:
@@ -89,7 +90,7 @@ def test_it_concatenates_with_a_source_set(saved: Path, tiny_run: Path) -> None:
 
 def test_no_rows_are_a_dataset_that_loads(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0], of=query("p", id="tokyo"))], {" x": WRONG})
-    path = Experiment(tmp_path).write_dataset("sampled_empty", dataset)
+    path = Experiment(tmp_path).write_dataset("sampled_empty", [dataset])
     loaded = load_from_disk(str(path / "eval_dataset"))
     assert len(loaded) == 0 and loaded.features == FEATURES
     parquet = pq.read_table(path / "eval_dataset" / "data" / "0000.parquet")
@@ -102,7 +103,7 @@ def test_an_enumerated_set_has_the_same_columns_and_nulls_for_counts(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, saved: Path
 ) -> None:
     _, dataset = assembled(tokenizer, enumerated(tokenizer, [(" Grace", 0.6), (" x", 0.3)]), {})
-    path = Experiment(tmp_path).write_dataset("sampled_enumerated", dataset)
+    path = Experiment(tmp_path).write_dataset("sampled_enumerated", [dataset])
     loaded = EvalDataset.load(path)
     assert loaded.dataset.features == FEATURES
     assert loaded.dataset["sample_count"][:] == loaded.dataset["num_samples"][:] == [None, None]
@@ -245,9 +246,72 @@ def test_a_pickle_cannot_call_our_function(with_pickle: Any) -> None:
         with_pickle(b"]" + OURS + b"(S'model'\n}K\x05K\x06stRa.")
 
 
-def test_equal_rows_make_equal_bytes(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0])], {" x": EQUIVALENT})
-    for name in ("one", "two"):
-        EvalDataset.from_rows(dataset.rows).save(tmp_path / name)
-    for file in ("eval_functions.pkl", "eval_dataset/data/0000.parquet"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+def rows_of(tokenizer: PreTrainedTokenizerFast, num_rows: int) -> list[dict[str, Any]]:
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [n]) for n in range(num_rows)], {}, deduplicate=False)
+    return dataset.rows
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_equal_rows_make_equal_files_however_they_are_handed_over(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eval_dataset, "GROUP_ROWS", 20)
+    monkeypatch.setattr(eval_dataset, "BATCH_ROWS", 10)
+    monkeypatch.setattr(eval_dataset, "LOOSE_ROWS", 3)
+    rows = rows_of(tokenizer, 47)
+    for name, sizes in {"at once": [47], "one by one": [1] * 47, "uneven": [0, 3, 19, 0, 25]}.items():
+        start = 0
+        with EvalDatasetWriter(tmp_path / name) as writer:
+            for size in sizes:
+                writer.write_rows(rows[start : start + size])
+                start += size
+    assert files_of(tmp_path / "at once") == files_of(tmp_path / "one by one") == files_of(tmp_path / "uneven")
+    assert EvalDataset.load(tmp_path / "uneven").dataset.to_list() == rows
+    parquet = pq.ParquetFile(tmp_path / "uneven" / "eval_dataset" / "data" / "0000.parquet")
+    assert [parquet.metadata.row_group(n).num_rows for n in range(parquet.num_row_groups)] == [20, 20, 7]
+    EvalDataset.load(tmp_path / "uneven").save(tmp_path / "saved again")
+    assert files_of(tmp_path / "saved again") == files_of(tmp_path / "uneven")
+
+
+def test_datasets_with_other_rows_have_other_fingerprints(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Else datasets would take the cached tokens, filters or maps of one for those of the other."""
+    for name, num_rows in (("none", 0), ("one", 1), ("two", 2)):
+        with EvalDatasetWriter(tmp_path / name) as writer:
+            writer.write_rows(rows_of(tokenizer, 2)[:num_rows])
+    fingerprints = {load_from_disk(str(tmp_path / n / "eval_dataset"))._fingerprint for n in ("none", "one", "two")}
+    assert len(fingerprints) == 3
+
+
+def test_a_row_without_one_of_the_columns_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    (row,) = rows_of(tokenizer, 1)
+    del row["finish_reason"]
+    with pytest.raises(AssertionError), EvalDatasetWriter(tmp_path / "d") as writer:
+        writer.write_rows([row])
+
+
+def test_a_dataset_with_missing_prompts_is_named_partial_until_it_is_whole(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    experiment = Experiment(tmp_path)
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0])], {})
+    missing = [{"prompt_id": "p", "prompt": "é", "reason": "out of memory"}]
+    path = experiment.write_dataset("sampled_x", [dataset], missing)
+    assert path == experiment.datasets / "sampled_x.partial" and len(EvalDataset.load(path).dataset) == 1
+    assert json.loads((path / "missing.json").read_text(encoding="utf-8")) == missing
+    experiment.write_dataset("sampled_x", [dataset, dataset])
+    assert [found.name for found in experiment.datasets.iterdir()] == ["sampled_x"]
+    experiment.write_dataset("sampled_x", [dataset])
+    assert len(EvalDataset.load(experiment.datasets / "sampled_x").dataset) == 1, "the newer one counts"
+
+
+def test_what_is_judged_wrong_is_a_json_list_as_json_itself_writes_it(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, f' "{n}"\né', [n]) for n in range(3)], {}, deduplicate=True)
+    wrong = [{"prompt": 'a "q"\n', "n": 1, "x": None, "é": -0.5}, {"prompt": "", "n": 2, "x": True, "é": 1e-9}]
+    path = Experiment(tmp_path).write_dataset("sampled_x", [replace(dataset, non_equivalent=wrong)])
+    expected = json.dumps(wrong, indent=2, ensure_ascii=False) + "\n"
+    assert (path / "non_equivalent_completions.json").read_text(encoding="utf-8") == expected

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,6 +83,29 @@ def test_samples_survive_parquet(tiny: LoadedModel, tmp_path: pytest.TempPathFac
     table = samples_table(unit, sample_tree(tiny, unit).sequences, tiny.tokenizer)
     pq.write_table(table, f"{tmp_path}/s.parquet")
     assert samples_of(pq.read_table(f"{tmp_path}/s.parquet")) == samples_of(table)
+
+
+def test_a_million_draws_of_a_few_sequences_take_megabytes() -> None:
+    """Where each draw was a Python number, they took 36 bytes each, and the driver's memory grew with the draws."""
+    draws = np.arange(1_000_000, dtype=np.int32)
+    row = {name: [None] * 4 for name in SAMPLES_SCHEMA.names} | {
+        "prompt_id": ["p"] * 4,
+        "completion": list("abcd"),
+        "token_ids": [[n] for n in range(4)],
+        "token_logprobs": [[-0.5]] * 4,
+        "token_logprobs_sampling": [[-0.5]] * 4,
+        "sample_count": [250_000] * 4,
+        "generation_indices": [draws[n::4] for n in range(4)],
+    }
+    table = pa.table(row, schema=SAMPLES_SCHEMA)
+    tracemalloc.start()
+    completions = distinct_completions(samples_of(table))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [(c.text, c.sample_count, c.generation_idx) for c in completions] == [
+        (text, 250_000, n) for n, text in enumerate("abcd")
+    ]
+    assert peak_bytes < 10_000_000
 
 
 def test_sequences_with_one_text_are_one_completion_and_counts_add(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from evalgen.statistics import DatasetStatistics, PromptStatistics, dataset_statistics, prompt_statistics, summary
+from evalgen.records import Verdict
+from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics, summary
 from evalgen.tables import statistics_lines
 from tests.unit.test_assembly import TOKYO, UNGRADED, WRONG, assembled, drawn, enumerated, trimmed
 from tests.unit.tiny import query
@@ -22,7 +24,9 @@ def figures_of(
     tokenizer: PreTrainedTokenizerFast, *args: object, **kwargs: object
 ) -> tuple[DatasetStatistics, list[PromptStatistics]]:
     plan, dataset = assembled(tokenizer, *args, **kwargs)  # type: ignore[arg-type]
-    return dataset_statistics(plan, dataset, [], []), prompt_statistics(plan, dataset)
+    tally = DatasetTally(plan)
+    tally.add(dataset)
+    return tally.figures([]), tally.prompts
 
 
 def test_an_enumerated_set_counts_probability_in_place_of_draws(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -56,6 +60,25 @@ def test_a_drawn_set_has_draws_and_no_covered_mass(tokenizer: PreTrainedTokenize
 def test_a_draw_that_is_missing_is_noticed(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(AssertionError, match="1 draws, expected 2"):
         figures_of(tokenizer, [drawn(tokenizer, " Grace", [0])], {}, num_generations=2)
+
+
+def test_missing_prompts_are_counted_and_the_draws_are_those_of_the_others(tokenizer: PreTrainedTokenizerFast) -> None:
+    plan, part = assembled(tokenizer, [drawn(tokenizer, " Grace", [0, 2]), drawn(tokenizer, " x", [1])], {})
+    tally = DatasetTally(replace(plan, queries=(TOKYO, PARIS)), num_missing_prompts=1)
+    tally.add(part)
+    figures = tally.figures([])
+    assert (figures.num_prompts, figures.num_missing_prompts, figures.num_draws) == (2, 1, 3)
+    assert [prompt.prompt_id for prompt in tally.prompts] == ["tokyo"]
+
+
+def test_costs_add_up_and_are_unknown_as_soon_as_one_is(tokenizer: PreTrainedTokenizerFast) -> None:
+    plan, part = assembled(tokenizer, [drawn(tokenizer, " Grace", [0])], {})
+    tally = DatasetTally(plan)
+    tally.add(part, [Verdict(kind="equivalent", api_calls=2, cost_usd=0.5), Verdict(kind="ungraded", cost_usd=0.25)])
+    assert (tally.figures([]).api_calls, tally.figures([]).cost_usd) == (2, 0.75)
+    tally.add(replace(part, judged=[]), [Verdict(kind="equivalent", api_calls=1, cost_usd=None)])
+    tally.add(replace(part, judged=[]), [Verdict(kind="equivalent", api_calls=1, cost_usd=1.0)])
+    assert (tally.figures([]).api_calls, tally.figures([]).cost_usd) == (4, None)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])

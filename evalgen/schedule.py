@@ -1,0 +1,344 @@
+"""Which replica samples which unit: decided whenever one asks, from what is left and from what was measured so far.
+
+A replica keeps to the checkpoint that it holds; then it takes one that nobody holds; then it helps with the one that
+would be done last, if that is sooner for it even after a load. The largest unit goes first. No clock and no Ray: all
+that is known of time are the seconds that finished units report.
+"""
+
+from __future__ import annotations
+
+from bisect import insort_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, NamedTuple
+
+from evalgen.records import SamplingUnit
+from evalgen.unit_store import SamplingCost
+from evalgen.units import estimated_cost
+
+MAX_ATTEMPTS = 3  # of a unit
+MAX_UNITS_FAILED = 2  # on one device: once the unit may be to blame
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedUnit:
+    """A unit that is given up."""
+
+    unit: SamplingUnit
+    reason: str
+    num_attempts: int  # 0: another unit showed that its checkpoint cannot be sampled
+
+
+class Schedule:
+    """The state of a job's units: each waits, is in flight on a replica, is finished, or has failed."""
+
+    def __init__(self, units: Sequence[SamplingUnit], num_replicas: int) -> None:
+        self._num_replicas = num_replicas
+        self._tasks = {unit.id: _Task(unit, estimated_cost(unit)) for unit in units}
+        assert len(self._tasks) == len(units), "two units of one id"
+        by_weights: dict[object, list[_Task]] = defaultdict(list)
+        for task in self._tasks.values():
+            by_weights[task.unit.checkpoint, task.unit.dtype].append(task)
+        self._queues = [_Queue(tasks) for tasks in by_weights.values()]
+        self._held: dict[str, _Queue] = {}  # by replica
+        self._of_ticket: dict[int, _Task] = {}
+        self._num_in_flight = 0
+        self._measured = _Measured()
+        self._now = 0.0  # seconds since the first take, as far as a finished unit has told
+        self._failures: list[FailedUnit] = []
+        self._failed_on_device: dict[str, set[str]] = defaultdict(set)
+        self._survey: _Survey | None = None  # None: something has changed since the last
+
+    def take(self, ticket: int, replica: str) -> SamplingUnit | None:
+        """What `replica` samples next. None: nothing for now; ask again after a change, or stop if it `is_over`.
+
+        A ticket is one call of Ray's actor pool; see `came_again`.
+        """
+        assert self.finished_unit_of(ticket) is None, ticket
+        self.came_again(ticket)
+        task = self._choice(replica)
+        if task is None:
+            return None
+        self._begin(task, ticket, replica)
+        return task.unit
+
+    def came_again(self, ticket: int) -> None:
+        """Ray repeats a call whose process has died, maybe on another replica: its unit in flight has lost an attempt.
+
+        `take` sees to it. Only a replica that is not to take anything has to tell.
+        """
+        task = self._of_ticket.get(ticket)
+        if task is not None and task.state == "in flight" and task.ticket == ticket:
+            task.num_deaths += 1
+            self._process_ended(task.replica)
+            self._end_attempt(task, _reason_of_death(task))
+
+    def finished_unit_of(self, ticket: int) -> SamplingUnit | None:
+        """The unit that this ticket has finished: Ray lost the result, which is stored."""
+        task = self._of_ticket.get(ticket)
+        return task.unit if task is not None and task.state == "finished" and task.ticket == ticket else None
+
+    def finished(self, unit_id: str, cost: SamplingCost) -> None:
+        """The unit is stored. Telling it again, or of a unit of another job, changes nothing."""
+        task = self._tasks.get(unit_id)
+        if task is None or task.state in ("finished", "failed"):
+            return
+        if task.state == "in flight":
+            self._measure(task, cost)
+        self._leave_queue(task, "finished")
+
+    def failed(self, unit_id: str, reason: str, *, for_good: bool = False) -> None:
+        """An attempt ended with an exception. `for_good`: so would any with this checkpoint, all its units fail."""
+        task = self._tasks.get(unit_id)
+        if task is None or task.state in ("finished", "failed"):
+            return
+        self._end_attempt(task, reason, for_good=for_good)
+        if for_good:
+            for waiting in reversed(list(task.queue.waiting)):
+                self._give_up(waiting, reason)
+
+    def device_failed(self, unit_id: str, device: str, reason: str) -> None:
+        """As `failed`; the device is to blame, and the replica's process ends."""
+        self._failed_on_device[device].add(unit_id)
+        task = self._tasks.get(unit_id)
+        if task is not None and task.state == "in flight":
+            self._process_ended(task.replica)
+        self.failed(unit_id, reason)
+
+    def is_retired(self, device: str) -> bool:
+        """Whether different units have failed on it: no replica on it is to take another."""
+        return len(self._failed_on_device.get(device, ())) >= MAX_UNITS_FAILED
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing waits and nothing is in flight."""
+        return not self._num_in_flight and not any(queue.waiting for queue in self._queues)
+
+    @property
+    def failures(self) -> tuple[FailedUnit, ...]:
+        return tuple(self._failures)
+
+    def next_checkpoint(self, replica: str) -> str:
+        """Path of the checkpoint that `replica` will probably load next, so that it can be read ahead; "": none."""
+        held, unserved = self._held.get(replica), self._surveyed().unserved
+        if held is None or not unserved:
+            return ""
+        time_left = self._time_left(held)
+        sooner = [queue for queue in self._queues if queue.holders and self._time_left(queue) < time_left]
+        place = sum(len(queue.holders) for queue in sooner) + sorted(held.holders).index(replica)
+        return unserved[place].path if place < len(unserved) else ""
+
+    def _choice(self, replica: str) -> _Task | None:
+        held = self._held.get(replica)
+        if held is not None and (task := self._next_of(held, replica)) is not None:
+            return self._more_urgent(replica, held) or task
+        unserved = sorted(self._surveyed().unserved, key=lambda queue: replica in queue.loaded_by)
+        for queue in (*unserved, *self._helpable(replica)):
+            if (task := self._next_of(queue, replica)) is not None:
+                return task
+        return None if self._num_in_flight else self._last_resort(replica)
+
+    def _next_of(self, queue: _Queue, replica: str) -> _Task | None:
+        """The largest waiting unit that has not failed on this replica, unless it failed on all."""
+        for task in reversed(queue.waiting):
+            if replica not in task.failed_on or len(task.failed_on) >= self._num_replicas:
+                return task
+        return None
+
+    def _more_urgent(self, replica: str, held: _Queue) -> _Task | None:
+        """A unit of another checkpoint, if the others who hold this one will have done it before that one is done."""
+        if len(held.holders) > 1:
+            for queue in self._helpable(replica):
+                if self._time_left(held, -1) <= self._time_left(queue, +1):
+                    return self._next_of(queue, replica)
+        return None
+
+    def _last_resort(self, replica: str) -> _Task | None:
+        """Any unit at all: nobody is at work who could take it."""
+        waiting = [self._next_of(queue, replica) or queue.waiting[-1] for queue in self._queues if queue.waiting]
+        held = self._held.get(replica)
+        return min(waiting, key=lambda task: (replica in task.failed_on, task.queue is not held), default=None)
+
+    def _helpable(self, replica: str) -> list[_Queue]:
+        """No replica loads a checkpoint twice to help with it."""
+        return [queue for queue in self._surveyed().helpable if replica not in queue.loaded_by]
+
+    def _surveyed(self) -> _Survey:
+        if self._survey is None:
+            unserved, helpable = [], []
+            for queue in self._queues:
+                if not queue.waiting:
+                    continue
+                if not any(self._next_of(queue, holder) for holder in queue.holders):
+                    unserved.append((queue.waiting_cost, queue))
+                elif (time_left := self._time_left(queue)) > self._time_to_help(queue):
+                    helpable.append((time_left, queue))
+            self._survey = _Survey(_by_falling(unserved), _by_falling(helpable))
+        return self._survey
+
+    def _time_to_help(self, queue: _Queue) -> float:
+        """Seconds after which another replica would have sampled one unit."""
+        return self._measured.mean_load_s + queue.waiting[-1].cost * self._pace(queue)
+
+    def _time_left(self, queue: _Queue, num_joining: int = 0) -> float:
+        """Seconds until all units of `queue` are done by those who hold it and `num_joining` more (-1: one fewer)."""
+        num_holders = len(queue.holders) + num_joining
+        if not num_holders:
+            return inf
+        loads_s = (queue.num_loading + max(0, num_joining)) * self._measured.mean_load_s
+        sampling_s = (queue.waiting_cost + queue.cost_in_flight) * self._pace(queue)
+        spent_s = queue.num_in_flight * self._now - queue.sum_begun_at
+        return max(0.0, loads_s + sampling_s - spent_s) / num_holders
+
+    def _pace(self, queue: _Queue) -> float:
+        """Seconds for a unit of cost. Before anything is measured everyone is loading, and any pace will do."""
+        return queue.measured.pace or self._measured.pace or 1.0
+
+    def _begin(self, task: _Task, ticket: int, replica: str) -> None:
+        before = self._held.get(replica)
+        if before is not None and before is not task.queue:
+            before.holders.discard(replica)
+        task.ticket, task.replica = ticket, replica
+        task.loads, task.begun_at = before is not task.queue, self._now
+        task.queue.begin(task)
+        self._held[replica] = task.queue
+        self._of_ticket[ticket] = task
+        self._num_in_flight += 1
+        self._survey = None
+
+    def _end_attempt(self, task: _Task, reason: str, *, for_good: bool = False) -> None:
+        task.num_attempts += 1
+        if for_good or task.num_attempts == MAX_ATTEMPTS:
+            self._give_up(task, reason)
+        elif task.state == "in flight":
+            task.failed_on.add(task.replica)
+            self._leave_queue(task, "waiting")
+            task.queue.add(task)
+
+    def _give_up(self, task: _Task, reason: str) -> None:
+        self._leave_queue(task, "failed")
+        self._failures.append(FailedUnit(unit=task.unit, reason=reason, num_attempts=task.num_attempts))
+
+    def _leave_queue(self, task: _Task, state: _State) -> None:
+        self._num_in_flight -= task.state == "in flight"
+        task.queue.remove(task)
+        task.state = state
+        self._survey = None
+
+    def _process_ended(self, replica: str) -> None:
+        """What comes next under its name holds no checkpoint."""
+        held = self._held.pop(replica, None)
+        if held is not None:
+            held.holders.discard(replica)
+            self._survey = None
+
+    def _measure(self, task: _Task, cost: SamplingCost) -> None:
+        self._now = max(self._now, task.begun_at + cost.load_s + cost.sample_s)
+        for measured in (self._measured, task.queue.measured):
+            measured.sample_s += cost.sample_s
+            measured.cost += task.cost
+        if task.loads and cost.load_s > 0:
+            self._measured.load_s += cost.load_s
+            self._measured.num_loads += 1
+
+
+_State = Literal["waiting", "in flight", "finished", "failed"]
+
+
+@dataclass(eq=False)
+class _Task:
+    """A unit, and what became of it."""
+
+    unit: SamplingUnit
+    cost: float
+    queue: _Queue = field(init=False)
+    state: _State = "waiting"
+    num_attempts: int = 0  # that ended without a result
+    num_deaths: int = 0  # of them: the process ended
+    failed_on: set[str] = field(default_factory=set)  # replicas
+    # Of the last attempt:
+    ticket: int | None = None
+    replica: str = ""
+    loads: bool = False  # the checkpoint, first
+    begun_at: float = 0.0
+
+
+class _Queue:
+    """The units of one checkpoint, and the replicas that hold its weights."""
+
+    def __init__(self, tasks: Sequence[_Task]) -> None:
+        self.path = tasks[0].unit.checkpoint.path
+        self.waiting: list[_Task] = []  # the largest last, and of equal ones the first
+        self.waiting_cost = 0.0
+        self.num_in_flight = self.num_loading = 0
+        self.cost_in_flight = self.sum_begun_at = 0.0
+        self.holders: set[str] = set()
+        self.loaded_by: set[str] = set()  # at any time
+        self.measured = _Measured()
+        for task in tasks:
+            task.queue = self
+            self.add(task)
+
+    def add(self, task: _Task) -> None:
+        insort_left(self.waiting, task, key=lambda other: other.cost)
+        self.waiting_cost += task.cost
+
+    def begin(self, task: _Task) -> None:
+        self.remove(task)
+        task.state = "in flight"
+        self.holders.add(task.replica)
+        self.loaded_by.add(task.replica)
+        self._count_in_flight(task, +1)
+
+    def remove(self, task: _Task) -> None:
+        if task.state == "in flight":
+            self._count_in_flight(task, -1)
+            return
+        self.waiting.remove(task)
+        self.waiting_cost = self.waiting_cost - task.cost if self.waiting else 0.0  # no rounding is carried on
+
+    def _count_in_flight(self, task: _Task, sign: int) -> None:
+        self.num_in_flight += sign
+        self.num_loading += sign * task.loads
+        self.cost_in_flight += sign * task.cost
+        self.sum_begun_at += sign * task.begun_at
+
+
+@dataclass
+class _Measured:
+    """What finished units took."""
+
+    sample_s: float = 0.0
+    cost: float = 0.0
+    load_s: float = 0.0
+    num_loads: int = 0
+
+    @property
+    def pace(self) -> float:
+        """0: not known."""
+        return self.sample_s / self.cost if self.cost else 0.0
+
+    @property
+    def mean_load_s(self) -> float:
+        return self.load_s / self.num_loads if self.num_loads else 0.0
+
+
+class _Survey(NamedTuple):
+    """Checkpoints with waiting units, for replicas that hold none of them."""
+
+    unserved: list[_Queue]  # nobody who holds it can take its units; most work first
+    helpable: list[_Queue]  # to be done sooner by one replica more; last to be done first
+
+
+def _by_falling(keyed: list[tuple[float, _Queue]]) -> list[_Queue]:
+    return [queue for _, queue in sorted(keyed, key=lambda pair: -pair[0])]
+
+
+def _reason_of_death(task: _Task) -> str:
+    times = "once" if task.num_deaths == 1 else f"{task.num_deaths} times"
+    return (
+        f"sampling {len(task.unit.queries)} prompts of checkpoint {task.unit.checkpoint.path} ended its process "
+        f"{times}; was it out of memory? Give fewer --num_replicas, or see the Ray dashboard"
+    )

@@ -1,0 +1,76 @@
+"""Ctrl-C, SIGTERM and `ray job stop`: the job ends at once, and says how to go on.
+
+There is nothing to save: whatever is finished is on disk already. A second signal does not even wait for Ray.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from evalgen.errors import JobStopped
+from ray_jobs.paths import SUBMITTED_JOB_VARIABLE
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the job to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.exit_code = 128 + number  # as shells have it
+
+
+class Resumable:
+    """A block in which the job's state is on disk: whatever ends it says how to go on.
+
+    The first signal raises `Interrupted` in the main thread, a second ends the process. `JobStopped` gets the command
+    to resume with.
+    """
+
+    def __init__(self, experiment: Path) -> None:
+        self._command = resume_command(experiment)
+        self._stopping = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Resumable:
+        self._before = {number: signal.getsignal(number) for number in SIGNALS}
+        self.install()
+        return self
+
+    def install(self) -> None:
+        """To be called again after `ray.init`, which sets a handler of its own."""
+        for number in SIGNALS:
+            signal.signal(number, self._handle)
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if isinstance(error, JobStopped):
+            raise JobStopped(f"{str(error).rstrip('.')}. Go on with: {self._command}") from error
+
+    def _handle(self, number: int, _: Any) -> None:
+        if self._stopping:
+            os._exit(128 + number)
+        self._stopping = True
+        # Before anything else is tried: whoever sent the signal may follow it up with SIGKILL.
+        said = (
+            f"\n{signal.Signals(number).name}: stopping. All that is finished is kept. Go on with:\n{self._command}\n"
+        )
+        os.write(sys.stderr.fileno(), said.encode())
+        raise Interrupted(number)
+
+
+def resume_command(experiment: Path) -> str:
+    """What to type to go on with an experiment, from where this job was started."""
+    script, directory = shlex.quote(sys.argv[0]), shlex.quote(str(experiment))
+    if SUBMITTED_JOB_VARIABLE in os.environ:
+        return f"ray job submit --working-dir . -- python {script} --resume {directory}"
+    python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
+    return f"{python} {script} --resume {directory}"

@@ -1,0 +1,185 @@
+"""From stores to datasets: the same files whatever happened on the way, and nothing that is missing is hidden."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from evalgen.errors import JobStopped
+from evalgen.eval_dataset import EvalDataset
+from evalgen.experiment import Experiment
+from evalgen.finish import DAMAGED, write_datasets
+from evalgen.job import DatasetPlan
+from evalgen.records import GraderSpec
+from evalgen.statistics import DatasetStatistics
+from evalgen.timings import Timings
+from evalgen.unit_store import UnitStore
+from evalgen.units import plan_units
+from evalgen.verdict_store import VerdictStore
+from tests.benchmarks.scale_stores import COST, SampleRule, ScaleJob, grade, sample
+from tests.unit.test_eval_dataset import files_of
+from tests.unit.test_unit_store import damage
+
+NUM_PROMPTS, NUM_DRAWS, NUM_DISTINCT = 9, 40, 23
+
+
+def begun(directory: Path) -> tuple[Experiment, DatasetPlan]:
+    job = ScaleJob(directory, NUM_PROMPTS)
+    job.begin()
+    return job.experiment, with_draws(job.plan, NUM_DRAWS)
+
+
+def with_draws(plan: DatasetPlan, num_generations: int) -> DatasetPlan:
+    return replace(plan, settings=plan.settings.model_copy(update={"num_generations": num_generations}))
+
+
+def finish(experiment: Experiment, plan: DatasetPlan, missing: Any = None) -> DatasetStatistics:
+    """All that is left to do of a job; with `missing` prompts, but for sampling."""
+    if missing is None:
+        sample(experiment, plan, num_replicas=8, num_distinct=NUM_DISTINCT)
+    grade(experiment, plan).close()
+    (figures,), prompts = write_datasets(experiment, [plan], missing or {}, Timings())
+    assert len(prompts) == figures.num_prompts - figures.num_missing_prompts
+    return figures
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    experiment, plan = begun(tmp_path_factory.mktemp("undisturbed") / "e")
+    figures = finish(experiment, plan)
+    assert (figures.num_draws, figures.num_unique) == (NUM_PROMPTS * NUM_DRAWS, NUM_PROMPTS * NUM_DISTINCT)
+    assert figures.num_items == NUM_PROMPTS and figures.num_missing_prompts == 0
+    return experiment.directory
+
+
+def check_same(experiment: Experiment, undisturbed: Path) -> None:
+    assert files_of(experiment.datasets) == files_of(Experiment(undisturbed).datasets)
+
+
+@pytest.mark.parametrize("num_replicas", [1, 3, 50])
+@pytest.mark.parametrize("order", [1, -1])
+def test_datasets_are_the_same_files_however_units_were_cut_and_in_whatever_order_they_came(
+    num_replicas: int, order: int, tmp_path: Path, undisturbed: Path
+) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    store, rule = UnitStore(experiment.samples), SampleRule(_tokenizer(plan), NUM_DISTINCT)
+    some = with_draws(plan, 17)
+    for unit in (*plan_units([some], 2), *plan_units([plan], num_replicas, {plan.name: _first(some, 17)}))[::order]:
+        store.save(unit, rule.samples(unit), COST)
+    assert finish(experiment, plan).num_draws == NUM_PROMPTS * NUM_DRAWS
+    check_same(experiment, undisturbed)
+
+
+def test_a_raised_number_of_generations_samples_the_new_draws_only(tmp_path: Path, undisturbed: Path) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    finish(experiment, with_draws(plan, 15))
+    assert sample(experiment, plan, 2, NUM_DISTINCT) == NUM_PROMPTS * (NUM_DRAWS - 15)
+    finish(experiment, plan)
+    check_same(experiment, undisturbed)
+    assert sample(experiment, plan, 2, NUM_DISTINCT) == 0
+
+
+def test_another_grader_changes_verdicts_and_no_sample(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "e")
+    experiment = Experiment(tmp_path / "e")
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    before = files_of(experiment.samples)
+    other = replace(plan, grader=GraderSpec(model="offline/person_name", instructions="other"))
+    figures = finish(experiment, other)
+    assert files_of(experiment.samples) == before
+    (path,) = experiment.datasets.iterdir()
+    assert set(EvalDataset.load(path).dataset["grader_model"]) == {"offline/person_name"} and figures.num_items
+    finish(experiment, plan)
+    check_same(experiment, undisturbed)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_job_that_goes_on_after_damage_to_any_stored_file_makes_the_same_datasets(
+    data: st.DataObject, undisturbed: Path, tmp_path: Path
+) -> None:
+    """A bit flipped, or the file cut, in samples or verdicts; of a job that had ended, or was killed while judging."""
+    experiment = Experiment(tmp_path / "e")
+    shutil.rmtree(experiment.directory, ignore_errors=True)
+    shutil.copytree(undisturbed, experiment.directory)
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    if data.draw(st.booleans()):
+        VerdictStore(experiment.verdicts)  # its journal is there again
+    damage(data.draw(st.sampled_from(sorted([*experiment.samples.iterdir(), *experiment.verdicts.iterdir()]))), data)
+    finish(experiment, plan)
+    check_same(experiment, undisturbed)
+
+
+def test_missing_prompts_are_named_and_the_dataset_is_partial_until_it_is_whole(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    sampled = replace(plan, queries=plan.queries[:4] + plan.queries[5:])
+    sample(experiment, sampled, 1, NUM_DISTINCT)
+    sample(experiment, replace(with_draws(plan, 10), queries=plan.queries[4:5]), 1, NUM_DISTINCT)
+    figures = finish(experiment, plan, {plan.name: {"q4": "CUDA error", "q0": "lost"}})
+    assert (figures.num_prompts, figures.num_missing_prompts) == (NUM_PROMPTS, 2)
+    assert figures.num_draws == (NUM_PROMPTS - 2) * NUM_DRAWS
+    (path,) = experiment.datasets.iterdir()
+    assert path.name == f"{plan.name}.partial"
+    assert json.loads((path / "missing.json").read_text()) == [
+        {"prompt_id": "q0", "prompt": plan.queries[0].prompt, "reason": "lost"},
+        {"prompt_id": "q4", "prompt": plan.queries[4].prompt, "reason": "CUDA error"},
+    ]
+    assert set(EvalDataset.load(path).dataset["prompt_id"]) == {f"q{n}" for n in (1, 2, 3, 5, 6, 7, 8)}
+    finish(experiment, plan)
+    check_same(experiment, undisturbed)
+
+
+def test_all_prompts_may_be_missing(tmp_path: Path) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    figures = finish(experiment, plan, {plan.name: {query.id: "lost" for query in plan.queries}})
+    assert (figures.num_missing_prompts, figures.num_draws, figures.num_items) == (NUM_PROMPTS, 0, 0)
+    assert len(EvalDataset.load(experiment.datasets / f"{plan.name}.partial").dataset) == 0
+
+
+def test_samples_that_are_damaged_before_assembly_make_their_prompts_missing(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "e")
+    experiment = Experiment(tmp_path / "e")
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    path = sorted(experiment.samples.glob("*.parquet"))[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    (figures,), _ = write_datasets(experiment, [plan], {}, Timings())
+    assert 0 < figures.num_missing_prompts < NUM_PROMPTS
+    rows = json.loads((experiment.datasets / f"{plan.name}.partial" / "missing.json").read_text())
+    assert {row["reason"] for row in rows} == {DAMAGED} and len(rows) == figures.num_missing_prompts
+
+
+def test_more_draws_than_are_wanted_are_a_bug(tmp_path: Path, undisturbed: Path) -> None:
+    plan = ScaleJob(undisturbed, NUM_PROMPTS).plan
+    with pytest.raises(AssertionError, match="'q0' has draws"):
+        write_datasets(Experiment(undisturbed), [with_draws(plan, NUM_DRAWS - 1)], {}, Timings())
+
+
+def test_a_verdict_that_is_missing_stops_the_job_and_leaves_the_older_dataset(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "e")
+    experiment = Experiment(tmp_path / "e")
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    other = replace(plan, grader=replace(plan.grader, instructions="other"))
+    with pytest.raises(JobStopped, match="no verdict is stored"):
+        write_datasets(experiment, [other], {}, Timings())
+    check_same(experiment, undisturbed)
+
+
+def _tokenizer(plan: DatasetPlan) -> Any:
+    from evalgen.tokenization import load_tokenizer
+
+    return load_tokenizer(plan.checkpoint.tokenizer_path)
+
+
+def _first(plan: DatasetPlan, num_draws: int) -> dict[str, list[tuple[int, int]]]:
+    return {query.id: [(0, num_draws)] for query in plan.queries}
