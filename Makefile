@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test bench lint format lock clean
+.PHONY: help demo test test-faults bench lint format lock clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evalgen needs Python 3.11 or newer; make PYTHON=python3.12 ...")'
@@ -21,6 +21,9 @@ demo: $(INSTALLED)  ## train the four demo runs, then sample, grade and write th
 
 test: $(INSTALLED)  ## every test, on two cores, offline
 	$(BIN)/python -m pytest
+
+test-faults: $(INSTALLED)  ## strike jobs with every fault there is, and print what was lost: about 30 minutes
+	$(BIN)/python -m tests.faults.matrix $(FAULTS)
 
 bench: $(INSTALLED)  ## time the samplers against their peers: about 15 minutes; BENCH="--help" for more
 	$(BIN)/python -m tests.benchmarks.bench_sampling $(BENCH)

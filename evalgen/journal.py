@@ -9,11 +9,11 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evalgen.files import sync
+from evalgen.files import durable_file, sync
 
 Record = dict[str, Any]
 
@@ -74,6 +74,12 @@ def read_journal(path: Path) -> tuple[list[Record], int]:
     records = [record for _, record in journal_lines(path)]
     intact = [record for record in records if record is not None]
     return intact, len(records) - len(intact)
+
+
+def rewrite_journal(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Puts other records in place of all lines, the damaged ones included. No `Journal` may be open."""
+    with durable_file(path) as file:
+        file.writelines(map(_line, records))
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -28,7 +28,7 @@ class FailedUnit:
 
     unit: SamplingUnit
     reason: str
-    num_attempts: int  # 0: another unit showed that its checkpoint cannot be sampled
+    num_attempts: int  # 0: its checkpoint cannot be loaded, or nobody is left to sample it
 
 
 class Schedule:
@@ -48,6 +48,7 @@ class Schedule:
         self._measured = _Measured()
         self._now = 0.0  # seconds since the first take, as far as a finished unit has told
         self._failures: list[FailedUnit] = []
+        self._is_given_up = False
         self._failed_on_device: dict[str, set[str]] = defaultdict(set)
         self._survey: _Survey | None = None  # None: something has changed since the last
 
@@ -106,6 +107,13 @@ class Schedule:
         if task is not None and task.state == "in flight":
             self._process_ended(task.replica)
         self.failed(unit_id, reason)
+
+    def give_up(self, reason: str) -> None:
+        """Nobody is left to sample: what waits fails now, and what is in flight has its last attempt."""
+        self._is_given_up = True
+        for task in self._tasks.values():
+            if task.state == "waiting":
+                self._give_up(task, reason)
 
     def is_retired(self, device: str) -> bool:
         """Whether different units have failed on it: no replica on it is to take another."""
@@ -210,7 +218,7 @@ class Schedule:
 
     def _end_attempt(self, task: _Task, reason: str, *, for_good: bool = False) -> None:
         task.num_attempts += 1
-        if for_good or task.num_attempts == MAX_ATTEMPTS:
+        if for_good or self._is_given_up or task.num_attempts == MAX_ATTEMPTS:
             self._give_up(task, reason)
         elif task.state == "in flight":
             task.failed_on.add(task.replica)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from evalgen.errors import JobStopped
 from evalgen.files import parquet_bytes, remove_unfinished, set_aside, sha256_of, sync, write_bytes
-from evalgen.journal import Journal, Record, journal_lines
+from evalgen.journal import Journal, Record, read_journal, rewrite_journal
 from evalgen.records import SamplingUnit
 from evalgen.sample_tables import SamplesByPrompt, rows_of_prompts, united_samples
 from evalgen.samples import SAMPLES_SCHEMA
@@ -33,6 +33,7 @@ LINES = "units.jsonl"
 # What assembly needs; the rest is one for all rows of a prompt.
 COLUMNS = [name for name in SAMPLES_SCHEMA.names if name not in ("run", "checkpoint", "prompt")]
 UNITS_IN_MEMORY = 4  # read for assembly: consecutive prompts are mostly in one
+MAX_SAMPLES = 200_000  # of units that are put together, unless one prompt has more
 Ranges = tuple[tuple[int, int], ...]  # draws [first, stop), ascending and disjoint; ((0, 0),): enumerated
 
 
@@ -144,15 +145,19 @@ class UnitStore:
     def compact(self, dataset: str) -> None:
         """Puts the units of a dataset together until no two share a prompt; a kill at any instant loses nothing.
 
-        Prompts that are in the same units stay together, so no new unit has more prompts than those it comes from.
+        Prompts that are in the same units stay together, as far as memory can hold them.
         """
         prompts: dict[tuple[str, ...], list[str]] = {}
         for prompt_id, unit_ids in self._holders(dataset).items():
             prompts.setdefault(unit_ids, []).append(prompt_id)
         for unit_ids, prompt_ids in prompts.items():
-            is_whole_unit = len(unit_ids) == 1 and len(prompt_ids) == len(self._units[unit_ids[0]].ranges)
-            if not is_whole_unit:
-                self._unite([self._units[unit_id] for unit_id in unit_ids], prompt_ids)
+            units = [self._units[unit_id] for unit_id in unit_ids]
+            if len(units) == 1 and len(prompt_ids) == len(units[0].ranges):
+                continue
+            samples_per_prompt = sum(unit.num_samples / len(unit.ranges) for unit in units)
+            num_at_once = max(1, int(MAX_SAMPLES / max(1, samples_per_prompt)))
+            for start in range(0, len(prompt_ids), num_at_once):
+                self._unite(units, prompt_ids[start : start + num_at_once])
         self._remove_replaced()
 
     def close(self) -> None:
@@ -218,20 +223,17 @@ class UnitStore:
 
 
 def _intact_units(directory: Path) -> dict[str, StoredUnit]:
-    """Those whose last line and whose file are whole; other files are set aside."""
-    lines: dict[str, StoredUnit] = {}
-    for place, record in journal_lines(directory / LINES):
-        if record is None:
-            log.warning(
-                "%s: damaged at byte %d; if a unit is lost with it, it is sampled again", directory / LINES, place
-            )
-        else:
-            lines[record["unit_id"]] = StoredUnit.from_record(record)
+    """Those whose last line and whose file are whole. All else goes: files are set aside, damaged lines dropped."""
+    records, num_damaged = read_journal(directory / LINES)
+    lines = {record["unit_id"]: StoredUnit.from_record(record) for record in records}
     intact = {unit_id: unit for unit_id, unit in lines.items() if _is_intact(_path(directory, unit_id), unit)}
     for path in sorted(directory.glob("*.parquet")):
         if path.stem not in intact:
             log.warning("%s is damaged, or was never finished: set aside, and its prompts are sampled again", path)
             set_aside(path)
+    if num_damaged:
+        log.warning("%s: %d lines are torn or damaged; what only they had is sampled again", directory, num_damaged)
+        rewrite_journal(directory / LINES, [unit.to_record() for unit in intact.values()])
     return intact
 
 

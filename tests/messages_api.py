@@ -1,7 +1,8 @@
 """A real HTTP server on loopback that speaks enough of the Messages API for the real SDK, faults included.
 
 Start it by ``with MessagesApi() as api:`` and set ``ANTHROPIC_BASE_URL`` to ``api.base_url``, in any
-process. Replies given to ``api.script(...)`` answer the next requests in order; after them the judge answers.
+process. Replies given to ``api.script(...)`` answer the next requests in order; after them the judge answers. A request
+can be held (``api.hold``), and the server can be away for a while (``api.go_away``).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -129,6 +131,26 @@ def honest_judge(question: dict[str, str]) -> Json:
     return verdict("equivalent", trimmed=trimmed, reasoning="The completion starts with the reference.")
 
 
+class HeldRequest:
+    """A request that is answered only when it is released, to come yet or there already."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Event()
+        self._released = threading.Event()
+
+    @property
+    def has_arrived(self) -> bool:
+        return self._arrived.is_set()
+
+    def release(self) -> None:
+        self._released.set()
+
+    def wait(self) -> None:
+        """Called by the server's threads."""
+        self._arrived.set()
+        self._released.wait()
+
+
 class MessagesApi:
     """The server, running while its ``with`` block does. Safe to read and to script from any thread."""
 
@@ -140,15 +162,28 @@ class MessagesApi:
         self._requests: list[RecordedRequest] = []
         self._num_in_flight = 0
         self.max_in_flight = 0  # most requests served at one time
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
-        self._server.socket.listen(256)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._held: dict[int, HeldRequest] = {}
+        self._back: threading.Timer | None = None
+        self.is_away = False
+        self._listen(port=0)
 
     def __enter__(self) -> MessagesApi:
         self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self._back is not None:
+            self._back.join()
+        for held in self._held.values():
+            held.release()
+        self._stop()
+
+    def _listen(self, port: int) -> None:
+        self._server = _Server(("127.0.0.1", port), _handler_of(self))
+        self._server.socket.listen(256)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+
+    def _stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -156,6 +191,23 @@ class MessagesApi:
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}"
+
+    def hold(self, number: int) -> HeldRequest:
+        """Holds the `number`th request, counted from 1, until it is released."""
+        with self._lock:
+            return self._held.setdefault(number, HeldRequest())
+
+    def go_away(self, seconds: float) -> None:
+        """From now on connections are refused, and those that are there are reset. After `seconds` all is as before."""
+        self.is_away = True
+        self._stop()
+        self._back = threading.Timer(seconds, self._come_back, (self._server.server_port,))
+        self._back.start()
+
+    def _come_back(self, port: int) -> None:
+        self._listen(port)
+        self._thread.start()
+        self.is_away = False
 
     @property
     def requests(self) -> list[RecordedRequest]:
@@ -179,13 +231,18 @@ class MessagesApi:
             headers.get("authorization", "")[len("Bearer ") :],
         ):
             return error(401, "authentication_error", "invalid x-api-key")
+        if self.is_away:
+            return connection_reset()  # it came on an old connection
         with self._lock:
             self._requests.append(RecordedRequest(body=body, headers=headers))
+            held = self._held.get(len(self._requests))
             scripted = self._script.popleft() if self._script else None
             self._num_in_flight += 1
             self.max_in_flight = max(self.max_in_flight, self._num_in_flight)
         try:
-            return scripted or self._judged(body)
+            if held is not None:
+                held.wait()
+            return connection_reset() if self.is_away else scripted or self._judged(body)
         finally:
             with self._lock:
                 self._num_in_flight -= 1
@@ -195,6 +252,12 @@ class MessagesApi:
             return error(400, "invalid_request_error", problem)
         text = json.dumps(self._judge(json.loads(body["messages"][0]["content"])))
         return message(text, input_tokens=len(json.dumps(body)) // 4, output_tokens=len(text) // 4)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client may be killed before it has its answer
+            super().handle_error(request, client_address)
 
 
 def _invalid(body: Json) -> str | None:

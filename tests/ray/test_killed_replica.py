@@ -54,35 +54,26 @@ def test_a_unit_whose_process_was_killed_is_sampled_again(
     assert Experiment(path).dataset(NAME).to_list() == whole.dataset(NAME).to_list()
 
 
-def test_a_unit_that_ends_every_process_is_given_up_and_the_rest_is_done(
+def test_a_unit_that_ends_every_process_is_given_up_with_a_reason(
     joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
 ) -> None:
     """As one does that needs more memory than there is: Ray by itself would go on for ever."""
     queries = tmp_path / "queries.json"
     queries.write_text(json.dumps([{"id": "p", "prompt": "Q:", "original_completion": " A"}]))
-    job = {
-        "sampler": "independent",
-        "grader_model": "offline/exact",
-        "output_dir": str(tmp_path / "out"),
-        "runs": [
-            # Takes for ever; the other takes no time.
-            {"data_model_path": str(mayors_run), "query_json_path": str(queries), "num_generations": 200_000},
-            {"data_model_path": str(mayors_run), "query_json_path": str(queries), "num_generations": 5},
-        ],
-    }
-    for index, run in enumerate(job["runs"]):
-        run["output_dataset_prefix"] = f"sampled_{index}"  # type: ignore[index]
-    config = tmp_path / "job.json"
-    config.write_text(json.dumps(job))
-    code, printed, killed = run_and_kill(["--config", str(config)], max_kills=3)
+    endless = [
+        "--data_model_path",
+        str(mayors_run),
+        "--query_json_path",
+        str(queries),
+        "--grader_model",
+        "offline/exact",
+    ]
+    endless += ["--sampler", "independent", "--num_generations", "200000", "--output_dir", str(tmp_path / "out")]
+    code, printed, killed = run_and_kill(endless, max_kills=20)
     assert code == 1, printed
-    assert killed == 3
+    assert killed >= 3
     last_line = printed.strip().splitlines()[-1]
     assert last_line.startswith("error: 1 prompts of 1 datasets could not be sampled")
     assert "ended its process 3 times" in last_line and "--resume" in last_line
     (path,) = (tmp_path / "out").iterdir()
-    experiment = Experiment(path)
-    assert experiment.dataset_names == ["sampled_0_checkpoint_final.partial", "sampled_1_checkpoint_final"]
-    (missing,) = experiment.rejects("sampled_0_checkpoint_final.partial", "missing.json")
-    assert missing["prompt_id"] == "p" and "ended its process" in missing["reason"]
-    assert [figures["num_missing_prompts"] for figures in experiment.summary["datasets"]] == [1, 0]
+    assert Experiment(path).dataset_names == ["sampled_checkpoint_final.partial"]

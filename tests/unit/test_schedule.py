@@ -196,6 +196,29 @@ def test_a_device_is_retired_when_two_different_units_have_failed_on_it() -> Non
     assert job.take("y") == "a1"
 
 
+def test_a_retired_replica_gives_back_what_its_ticket_had_in_flight() -> None:
+    job = replicas_of({"a": [4]})
+    assert job.take("x") == "a0"
+    assert job.take("y") is None
+    job.schedule.came_again(job.tickets["x"])
+    job.schedule.came_again(job.tickets["x"])
+    assert job.take("y") == "a0"
+    job.finish("a0")
+    assert job.schedule.is_over and not job.schedule.failures
+
+
+def test_when_nobody_is_left_all_that_waits_fails_and_what_is_in_flight_ends() -> None:
+    job = replicas_of({"a": [4, 3], "b": [2], "c": [1]}, 3)
+    assert [job.take(replica) for replica in "xy"] == ["a0", "b0"]
+    job.schedule.give_up("every device has failed")
+    assert not job.schedule.is_over and job.take("z") is None
+    job.schedule.failed("a0", "CUDA error")
+    job.finish("b0")
+    assert job.schedule.is_over
+    reasons = {failure.unit.id: failure.reason for failure in job.schedule.failures}
+    assert reasons == {"a1": "every device has failed", "c0": "every device has failed", "a0": "CUDA error"}
+
+
 def test_what_the_schedule_does_not_know_or_knows_already_changes_nothing() -> None:
     job = replicas_of({"a": [4, 3]})
     assert job.take("x") == "a0"

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evalgen import unit_store
 from evalgen.errors import JobStopped
 from evalgen.records import SamplingUnit
 from evalgen.sample_tables import SamplesByPrompt, united_samples
@@ -431,6 +432,31 @@ def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path: Path, caplog: pyte
     assert {p.name for p in tmp_path.iterdir()} == {f"{path.name}.damaged", "units.jsonl"}
     caplog.clear()
     assert UnitStore(tmp_path).stored == [] and not caplog.text, "once"
+
+
+def test_a_line_that_a_kill_tore_is_dropped_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save(UnitStore(tmp_path), *UNITS[:2])
+    lines = tmp_path / "units.jsonl"
+    lines.write_bytes(lines.read_bytes()[:-9])
+    logging.getLogger("evalgen").propagate = True
+    with caplog.at_level(logging.WARNING, "evalgen"):
+        assert [stored.unit_id for stored in UnitStore(tmp_path).stored] == [UNITS[0].id]
+        assert "1 lines are torn or damaged" in caplog.text and "never finished" in caplog.text
+        caplog.clear()
+        store = UnitStore(tmp_path)
+        save(store, *UNITS[:2])
+        assert UnitStore(tmp_path).stored == store.stored and len(store.stored) == 2
+    assert not caplog.text
+
+
+def test_units_are_put_together_a_few_prompts_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unit_store, "MAX_SAMPLES", 8)
+    store = UnitStore(tmp_path)
+    save(store, unit("abcde", 0, 3), unit("abcde", 3, 9))
+    store.compact(DATASET)
+    assert len(store.stored) > 1 and all(stored.num_samples <= 8 for stored in store.stored)
+    assert store.ranges() == {DATASET: dict.fromkeys("abcde", ((0, 9),))} == UnitStore(tmp_path).ranges()
+    assert len(draws_in(store)) == 5 * 9 and len(store.costs(DATASET)) == 2
 
 
 def test_lines_are_json_that_says_which_draws_of_which_prompts_are_stored(template: Path) -> None:
