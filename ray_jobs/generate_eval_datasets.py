@@ -90,6 +90,7 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
                     for unit in sample_and_grade(config, experiment, plans, work, num_replicas, make_engine):
                         progress.show(unit)
                         failed += [unit] if isinstance(unit, FailedUnit) else []
+            resumable.install()  # with its end Ray put back what was there before
             missing = missing_prompts(failed)
             with timings.stage("assemble"):
                 datasets, prompts = write_datasets(experiment, plans, missing, timings)
