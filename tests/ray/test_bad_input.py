@@ -132,4 +132,5 @@ def test_weights_that_lack_a_tensor_stop_the_job_with_a_reason(
     save_file({}, file, {"format": "pt"})
     assert main(mayors_arguments(case.run, case.output_dir)) == 1
     last_line = capfd.readouterr().err.strip().splitlines()[-1]
-    assert last_line.startswith(f"error: checkpoint {case.checkpoint} lacks")
+    assert last_line.startswith("error: 10 prompts of 1 datasets could not be sampled")
+    assert f"checkpoint {case.checkpoint} lacks" in last_line
