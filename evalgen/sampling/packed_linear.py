@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-PACKED_DTYPES = (torch.float32, torch.bfloat16)
 LEAST_WEIGHTS = 2**17  # of a layer: for a smaller one the call itself takes longer than what packing saves
 
 
@@ -46,4 +45,11 @@ def pack_linears(model: nn.Module) -> None:
 
 
 def _gains(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in PACKED_DTYPES and weight.numel() >= LEAST_WEIGHTS
+    return weight.device.type == "cpu" and weight.numel() >= LEAST_WEIGHTS and can_pack(weight.dtype)
+
+
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this processor can: bf16 takes AVX-512 or newer instructions."""
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evalgen.sampling import packed_linear
-from evalgen.sampling.packed_linear import PackedLinear, pack_linears
+from evalgen.sampling.packed_linear import PackedLinear, can_pack, pack_linears
 
 
 def layer(inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype = torch.float32) -> nn.Linear:
@@ -33,13 +33,26 @@ def test_a_packed_layer_computes_what_the_layer_does(
     torch.testing.assert_close(PackedLinear(linear)(x), linear(x), atol=1e-5, rtol=1e-5)
 
 
-def test_a_packed_layer_of_bf16_is_as_precise_as_bf16() -> None:
-    linear = layer(300, 200, bias=True, dtype=torch.bfloat16)
+def test_a_layer_of_bf16_is_packed_where_the_processor_can_and_is_as_precise_as_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(packed_linear, "LEAST_WEIGHTS", 0)
+    model = nn.Sequential(layer(300, 200, bias=True, dtype=torch.bfloat16))
     x = torch.randn(9, 300, dtype=torch.bfloat16)
-    exact = linear.double()(x.double())
-    packed = PackedLinear(layer(300, 200, bias=True, dtype=torch.bfloat16))(x)
-    assert packed.dtype == torch.bfloat16
-    assert (packed.double() - exact).abs().max() <= exact.abs().max() * 2**-8
+    exact = layer(300, 200, bias=True, dtype=torch.bfloat16).double()(x.double())
+    pack_linears(model)
+    assert isinstance(model[0], PackedLinear) == can_pack(torch.bfloat16)
+    product = model(x)
+    assert product.dtype == torch.bfloat16
+    assert (product.double() - exact).abs().max() <= exact.abs().max() * 2**-8
+
+
+def test_no_layer_is_packed_that_the_processor_cannot_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_linear, "LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(packed_linear, "can_pack", lambda dtype: dtype != torch.bfloat16)
+    model = nn.Sequential(layer(10, 10, bias=True, dtype=torch.bfloat16), layer(10, 10, bias=True))
+    pack_linears(model)
+    assert [type(child) for child in model] == [nn.Linear, PackedLinear]
 
 
 @pytest.mark.parametrize("num_rows", [2, 3, 7, 16, 33, 120])
