@@ -36,3 +36,4 @@ def _log(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> 
         if datasets:
             table = wandb.Table(columns=list(datasets[0]), data=[list(dataset.values()) for dataset in datasets])
             run.log({"datasets": table})
+    wandb.teardown()  # waits for wandb's own process, which writes what was logged

@@ -11,7 +11,9 @@ from evalgen.experiment import Experiment
 from evalgen.wandb_log import log_to_wandb
 
 
-def test_a_job_is_logged_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_is_logged_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -19,6 +21,7 @@ def test_a_job_is_logged_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     experiment = Experiment.create(config)
     summary = {"datasets": [{"name": "sampled_x", "num_draws": 10}], "timings": {"total": 1.5}}
     log_to_wandb(config, experiment, summary)
+    assert not caplog.messages  # it warns where it cannot log
     (logged,) = experiment.directory.glob("wandb/offline-run-*/run-*.wandb")
     content = logged.read_bytes()
     assert b"timings/total_s" in content
