@@ -105,6 +105,8 @@ class GraderSpec:
     model: str  # e.g. anthropic/claude-haiku-4-5-20251001, offline/date
     instructions: str
     options: Mapping[str, bool] = field(default_factory=dict)  # of the offline graders; see evalgen.grading.offline
+    num_votes: int = 1  # how often each question is asked; the majority is the verdict
+    pack_size: int = 1  # most completions of one prompt in one request
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +120,21 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Digest of everything that can change the verdict; equal questions have equal keys on every machine."""
-        parts = [
-            self.grader.model,
-            self.grader.instructions,
-            sorted(self.grader.options.items()),
+        """Digest of everything that can change the verdict; equal questions have equal keys on every machine.
+
+        Message Batches are another way to the same judge, and no part of it.
+        """
+        grader = self.grader
+        parts: list[Any] = [
+            grader.model.replace("anthropic-batch/", "anthropic/", 1),
+            grader.instructions,
+            sorted(grader.options.items()),
             self.prompt,
             self.reference,
             self.completion,
         ]
+        if (grader.num_votes, grader.pack_size) != (1, 1):  # as the default they are in no key, which is as it was
+            parts += [grader.num_votes, grader.pack_size]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

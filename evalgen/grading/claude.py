@@ -2,7 +2,6 @@
 
 A question gets a verdict, or is `ungraded` with its reason, or stops the job: a reply that cannot be read is
 never taken for "not equivalent", and a transient failure is waited out within a budget of time.
-Sources: https://platform.claude.com/docs/en/api/messages and .../build-with-claude/structured-outputs.
 """
 
 from __future__ import annotations
@@ -14,21 +13,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import anthropic
-from pydantic import BaseModel, ValidationError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 from tenacity.wait import wait_base
 
 from evalgen.errors import GraderUnavailable, GradingError
 from evalgen.grading.claude_errors import describe, is_transient, retry_after_s, unavailable
-from evalgen.grading.grader_config import CLAUDE_PREFIX
+from evalgen.grading.messages import message_params, model_name, read_message, verdict_in
 from evalgen.grading.prices import cost_usd
-from evalgen.grading.question_text import REPLY_SCHEMA, JudgeReply, parse_reply, system_text, user_text
 from evalgen.grading.rate_limiter import RequestLimiter
-from evalgen.grading.trimming import valid_trim
 from evalgen.records import Question, Verdict
 
-# Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
-MAX_TOKENS = 4096
 MAX_ASKS = 2  # how often one question is asked before an unreadable reply leaves it ungraded
 
 logger = logging.getLogger(__name__)
@@ -63,27 +57,25 @@ class ClaudeGrader:
 
         Raises `GraderUnavailable` if no question can: bad key, no permission, unknown model, spend cap.
         """
-        spent = _Spent(model=_model_name(question))
+        spent = _Spent(model=model_name(question))
         try:
-            reply = await self._ask(question, spent)
+            return spent.on(await self._ask(question, spent))
         except GradingError as error:
             return spent.on(Verdict(kind="ungraded", error=str(error)))
-        verdict = Verdict(kind=reply.verdict, reasoning=reply.reasoning)
-        if reply.verdict == "equivalent":
-            trimmed = valid_trim(question.completion, reply.trimmed_completion)
-            verdict = replace(verdict, trimmed_completion=trimmed)
-        return spent.on(verdict)
 
     async def aclose(self) -> None:
         """Close the connections. The grader cannot be used afterwards."""
         await self._client.close()
 
-    async def _ask(self, question: Question, spent: _Spent) -> JudgeReply:
+    async def _ask(self, question: Question, spent: _Spent) -> Verdict:
         """Raises `GradingError` when the API fails for good or no reply can be read."""
         for ask in range(1, MAX_ASKS + 1):
             body = await self._request(question, spent)
             try:
-                return _read(body, spent)
+                message = read_message(body)
+                spent.input_tokens += message.usage.input_tokens
+                spent.output_tokens += message.usage.output_tokens
+                return verdict_in(message, question)
             except GradingError as error:
                 logger.info("question %s, reply %d is unusable: %s", question.key[:8], ask, error)
                 last_error = error
@@ -120,14 +112,9 @@ class ClaudeGrader:
         started_at = time.monotonic()
         try:
             spent.api_calls += 1
-            response = await self._client.messages.with_raw_response.create(
-                model=spent.model,
-                max_tokens=MAX_TOKENS,
-                system=system_text(question.grader.instructions),
-                messages=[{"role": "user", "content": user_text(question)}],
-                output_config={"format": {"type": "json_schema", "schema": REPLY_SCHEMA}},
-            )
-            return await response.read()
+            response = await self._client.messages.with_raw_response.create(**message_params(question))
+            body: bytes = await response.read()
+            return body
         finally:
             spent.seconds += time.monotonic() - started_at
             await self._limiter.release(lease)
@@ -173,49 +160,6 @@ class _Spent:
             output_tokens=self.output_tokens,
             cost_usd=cost_usd(self.model, self.input_tokens, self.output_tokens),
         )
-
-
-class _Usage(BaseModel):
-    input_tokens: int
-    output_tokens: int
-
-
-class _Block(BaseModel):
-    type: str
-    text: str = ""
-
-
-class _Message(BaseModel):
-    """The part of a Messages API response that is read; everything else in it is ignored."""
-
-    content: list[_Block]
-    stop_reason: str | None
-    usage: _Usage
-
-
-def _read(body: bytes, spent: _Spent) -> JudgeReply:
-    """The judge's reply in a response body; raises `GradingError` if there is none to read."""
-    try:
-        message = _Message.model_validate_json(body)
-    except ValidationError:
-        raise GradingError("the response is not a message of the Messages API") from None
-    spent.input_tokens += message.usage.input_tokens
-    spent.output_tokens += message.usage.output_tokens
-    if message.stop_reason == "refusal":
-        raise GradingError("the judge refused the question (stop_reason refusal)")
-    if message.stop_reason not in ("end_turn", "stop_sequence"):
-        raise GradingError(f"the judge's reply is incomplete (stop_reason {message.stop_reason})")
-    # By type, not by place: a model that thinks puts its thinking block first.
-    texts = [block.text for block in message.content if block.type == "text"]
-    if not texts:
-        raise GradingError("the judge's reply has no text")
-    return parse_reply("".join(texts))
-
-
-def _model_name(question: Question) -> str:
-    model = question.grader.model
-    assert model.startswith(CLAUDE_PREFIX), model
-    return model.removeprefix(CLAUDE_PREFIX)
 
 
 def _log_retry(state: RetryCallState) -> None:

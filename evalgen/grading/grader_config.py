@@ -14,6 +14,7 @@ from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
 from evalgen.records import GraderSpec
 
 CLAUDE_PREFIX = "anthropic/"
+BATCH_PREFIX = "anthropic-batch/"  # the same judges over Message Batches
 
 
 class _OfflineOptions(BaseModel):
