@@ -43,6 +43,8 @@ def parse_flags(argv: Sequence[str], model: type[BaseSettings]) -> dict[str, str
 
 
 def _flag_value(name: str, given: list[str], model: type[BaseSettings]) -> str | list[str]:
+    if not given and model.model_fields[name].annotation is bool:
+        return "true"
     if not given:
         raise ConfigError(f"--{name}: found no value; give one after the flag")
     is_list = "tuple" in str(model.model_fields[name].annotation)

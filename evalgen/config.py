@@ -26,14 +26,14 @@ from pydantic_settings import (
 from evalgen.command_line import parse_flags, unknown_name
 from evalgen.config_files import absolute_path, read_config_file, without_tilde
 from evalgen.errors import ConfigError
-from evalgen.records import SamplingLaw
+from evalgen.records import Limits, SamplingLaw
 from evalgen.resume import check_resumable, stored_settings
 
 MIN_PROBABILITY = 1e-6  # below, a prompt may have millions of completions, more than anybody can have judged
 MIN_TEMPERATURE = 0.001  # below, logits overflow, and nothing but the greedy completion is drawn
 DEFAULT_GRADER_MODEL = "anthropic/claude-haiku-4-5-20251001"
 Model = TypeVar("Model", bound=BaseModel)
-INPUT_PATH_KEYS = ("data_model_path", "query_json_path", "grader_config_path")
+INPUT_PATH_KEYS = ("data_model_path", "query_json_path", "grader_config_path", "prices_path")
 
 
 class RunConfig(BaseModel):
@@ -59,6 +59,12 @@ class RunConfig(BaseModel):
     grader_model: str = Field(
         DEFAULT_GRADER_MODEL,
         description="anthropic/<model>, or free and deterministic: offline/exact, offline/person_name, offline/date",
+    )
+    grader_votes: int = Field(
+        1, ge=1, le=99, description="ask a Claude judge this often for each question, and take the majority; odd"
+    )
+    grader_pack_size: int = Field(
+        1, ge=1, le=100, description="most completions of one prompt that a Claude judge is asked about in one request"
     )
     output_dataset_prefix: str = Field(
         "sampled",
@@ -99,6 +105,13 @@ class RunConfig(BaseModel):
     def _one_value_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("grader_votes")
+    @classmethod
+    def _votes_have_a_majority(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("an odd number, so that there is a majority")
+        return value
+
     @property
     def law(self) -> SamplingLaw:
         return SamplingLaw(
@@ -137,8 +150,27 @@ class JobConfig(RunConfig, BaseSettings):
         description="last part of the experiment directory's name",
     )
     output_dir: str = Field("outputs", description="where the experiment directory is made")
+    dry_run: bool = Field(
+        False, description="print prompts, checkpoints, and at most how many questions and dollars; then stop"
+    )
     max_connections: int = Field(50, gt=0, description="grading requests in flight, over the whole job")
-    requests_per_minute: float | None = Field(None, gt=0, description="limit of grading requests, over the whole job")
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="limit of grading requests, over the whole job; default: what the server announces"
+    )
+    input_tokens_per_minute: float | None = Field(None, gt=0, description="the same for tokens sent to the judge")
+    output_tokens_per_minute: float | None = Field(None, gt=0, description="the same for tokens that it replies with")
+    max_outage_minutes: float = Field(
+        15, gt=0, allow_inf_nan=False, description="stop the job, resumable, if the judge's server fails for so long"
+    )
+    max_grading_cost_usd: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="cap on what grading may cost, over all parts of a resumed job; there the job stops, resumable",
+    )
+    prices_path: str | None = Field(
+        None, description="YAML with the judges' prices, in place of configs/prices.yaml; its form is shown there"
+    )
     use_grader_cache: bool = Field(
         True, description="reuse verdicts that earlier experiments in output_dir hold for the same question"
     )
@@ -178,9 +210,21 @@ class JobConfig(RunConfig, BaseSettings):
         """None: a share of the memory that is free."""
         return None if self.kv_budget_gib is None else int(self.kv_budget_gib * 2**30)
 
+    @property
+    def prices(self) -> Path | None:
+        return None if self.prices_path is None else Path(self.prices_path)
+
+    @property
+    def rate_limits(self) -> Limits:
+        return Limits(
+            requests=self.requests_per_minute,
+            input_tokens=self.input_tokens_per_minute,
+            output_tokens=self.output_tokens_per_minute,
+        )
+
     def resolved(self) -> dict[str, Any]:
         """The whole job as JSON values, as `config.json` has it: what was read from `--config` is in it."""
-        return self.model_dump(mode="json", exclude={"config", "resume"})
+        return self.model_dump(mode="json", exclude={"config", "resume", "dry_run"})
 
     def run_configs(self) -> tuple[RunConfig, ...]:
         """The settings of each run, shared ones filled in; a job without `runs` is one run.

@@ -8,7 +8,8 @@
     │   └── InputError           a run, a checkpoint, a tokenizer, an eval dataset, a query
     ├── GradingError             one question got no verdict: data on its row, never the end of a job
     └── JobStopped               a systemic failure: the whole job stops, exit code 1
-        └── GraderUnavailable    bad key, no permission, unknown model, spend cap
+        ├── GraderUnavailable    bad key, no permission, unknown model, spend cap, an outage without end
+        └── GradingBudgetSpent   what grading may cost is spent
 
 Bugs of ours are ``assert`` statements, not members of this tree.
 """
@@ -39,4 +40,8 @@ class JobStopped(EvalgenError):
 
 
 class GraderUnavailable(JobStopped):
-    """The grader refuses every question: bad key, no permission, unknown model or a spend cap."""
+    """The grader answers no question: bad key, no permission, unknown model, a spend cap, or an outage without end."""
+
+
+class GradingBudgetSpent(JobStopped):
+    """Another request could cost more than `--max_grading_cost_usd` leaves."""

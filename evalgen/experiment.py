@@ -21,7 +21,7 @@ from evalgen.errors import ConfigError
 from evalgen.eval_dataset import EvalDatasetWriter
 from evalgen.files import JsonListWriter, whole_directory, write_json
 from evalgen.job import DatasetPlan
-from evalgen.resume import CONFIG_FILE, check_same_prompts, plan_record
+from evalgen.resume import CONFIG_FILE, PLAN_FILE, check_same_prompts, plan_record, with_graders
 
 PARTIAL = ".partial"
 
@@ -33,52 +33,66 @@ class Experiment:
     directory: Path
 
     @classmethod
+    def named(cls, config: JobConfig) -> Experiment:
+        """One with a name of its own, of which there is nothing yet."""
+        stamp = datetime.now(UTC).strftime("%Y_%m_%d_%H-%M-%S")
+        code = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(5))
+        return cls(Path(config.output_dir) / f"{stamp}_{code}_{config.experiment_name}")
+
+    @classmethod
     def create(cls, config: JobConfig) -> Experiment:
         """Makes a directory of its own.
 
         Raises:
             ConfigError: the directory cannot be made.
         """
-        stamp = datetime.now(UTC).strftime("%Y_%m_%d_%H-%M-%S")
-        code = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(5))
-        directory = Path(config.output_dir) / f"{stamp}_{code}_{config.experiment_name}"
+        experiment = cls.named(config)
         try:
-            directory.mkdir(parents=True)
+            experiment.directory.mkdir(parents=True)
         except OSError as error:
-            raise ConfigError(f"output_dir: cannot make {directory}: {error.strerror}") from None
-        return cls(directory)
+            raise ConfigError(f"output_dir: cannot make {experiment.directory}: {error.strerror}") from None
+        return experiment
 
     @contextmanager
     def begun(self, config: JobConfig, plans: Sequence[DatasetPlan]) -> Iterator[None]:
         """A block in which this job and no other works in the directory.
 
-        Writes `config.json`, from which the job can be run again, and `plan.json`, by which a resumed one is checked.
+        Writes `config.json`, from which the job can be run again, and `plan.json`, by which a resumed one is checked,
+        with the graders as their files have them now.
 
         Raises:
             ConfigError: another job works there.
             InputError: the directory was begun with other prompts.
         """
-        with self._locked():
-            plan_file, plan = self.directory / "plan.json", plan_record(plans)
+        with self._locked(fcntl.LOCK_EX):
+            plan_file, plan = self.directory / PLAN_FILE, plan_record(plans)
             if plan_file.exists():
                 check_same_prompts(json.loads(plan_file.read_text(encoding="utf-8")), plan, str(self.directory))
             write_json(self.directory / CONFIG_FILE, config.resolved())
-            write_json(plan_file, plan)
+            write_json(plan_file, with_graders(plan, plans))
             for directory in (self.datasets, self.samples, self.verdicts):
                 directory.mkdir(exist_ok=True)
             yield
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def left_alone(self) -> Iterator[None]:
+        """A block in which no job works in the directory. Nothing is written, and any number may read.
+
+        Raises:
+            ConfigError: a job works there.
+        """
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextmanager
+    def _locked(self, operation: int) -> Iterator[None]:
         """The lock goes with the process, whatever ends it."""
         descriptor = os.open(self.directory, os.O_RDONLY)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(
-                    f"resume: another job is at work in {self.directory}; let it end, or stop it"
-                ) from None
+                raise ConfigError(f"another job is at work in {self.directory}; let it end, or stop it") from None
             yield
         finally:
             os.close(descriptor)

@@ -58,7 +58,9 @@ def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:
             for run in runs
         ]
         # The key last: who has none should not have to fetch one to learn that a path was wrong.
-        grader = load_grader(settings.grader_model, settings.grader_config_path)
+        grader = load_grader(
+            settings.grader_model, settings.grader_config_path, settings.grader_votes, settings.grader_pack_size
+        )
         for run, queries in zip(runs, queries_of_runs, strict=True):
             for checkpoint in run.checkpoints:
                 name = f"{settings.output_dataset_prefix}_{checkpoint.name}"

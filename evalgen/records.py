@@ -11,6 +11,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 FinishReason = Literal["eos", "length", "stop"]
@@ -99,6 +100,15 @@ class SamplingUnit:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of grading, a minute's worth; None: not limited, or not known."""
+
+    requests: float | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GraderSpec:
     """Which judge, with which instructions: everything about the grader that can change a verdict."""
 
@@ -118,7 +128,7 @@ class Question:
     reference: str
     completion: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Digest of everything that can change the verdict; equal questions have equal keys on every machine.
 
@@ -150,6 +160,7 @@ class Verdict:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0  # None: the model's price is unknown
+    votes: tuple[VerdictKind, ...] = ()  # what the judge said each time, where it was asked several times
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from evalgen.job import DatasetPlan
 
 CONFIG_FILE = "config.json"
+PLAN_FILE = "plan.json"
 # How a job is run, what it is judged by, and how its rows are put together.
 MAY_CHANGE = frozenset(
     (
@@ -23,11 +25,18 @@ MAY_CHANGE = frozenset(
         "generation_batch_size",
         "grader_config_path",
         "grader_model",
+        "grader_pack_size",
+        "grader_votes",
+        "input_tokens_per_minute",
         "kv_budget_gib",
         "logging_type",
         "max_connections",
+        "max_grading_cost_usd",
+        "max_outage_minutes",
         "num_gpus_per_replica",
         "num_replicas",
+        "output_tokens_per_minute",
+        "prices_path",
         "requests_per_minute",
         "use_grader_cache",
         "wandb_project",
@@ -81,7 +90,7 @@ def _is_refused(name: str, before: Any, now: Any) -> bool:
 
 
 def plan_record(plans: Sequence[DatasetPlan]) -> dict[str, Any]:
-    """What `plan.json` holds: which prompts each dataset is sampled for. The files they came from may change."""
+    """Which prompts each dataset is sampled for, as `plan.json` holds it. The files they came from may change."""
     digests: dict[int, str] = {}  # by identity: hundreds of checkpoints may share one large tuple of prompts
     for plan in plans:
         if id(plan.queries) not in digests:
@@ -90,15 +99,20 @@ def plan_record(plans: Sequence[DatasetPlan]) -> dict[str, Any]:
     return {plan.name: {"num_prompts": len(plan.queries), "sha256": digests[id(plan.queries)]} for plan in plans}
 
 
+def with_graders(record: Mapping[str, Mapping[str, Any]], plans: Sequence[DatasetPlan]) -> dict[str, Any]:
+    """A `plan_record` with who judges each dataset, as `plan.json` holds it: instruction files may change too."""
+    return {plan.name: {**record[plan.name], "grader": asdict(plan.grader)} for plan in plans}
+
+
 def check_same_prompts(stored: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) -> None:
-    """Both as from `plan_record`.
+    """Both as from `plan_record`; graders make no difference.
 
     Raises:
         InputError: other datasets, or other prompts for one of them.
     """
     for name in sorted(stored.keys() | wanted.keys()):
         before, now = stored.get(name), wanted.get(name)
-        if before == now:
+        if before and now and all(before[key] == now[key] for key in ("num_prompts", "sha256")):
             continue
         was, is_now = ("none" if it is None else f"{it['num_prompts']} prompts" for it in (before, now))
         same_number = before and now and before["num_prompts"] == now["num_prompts"]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from evalgen.assembly import AssembledDataset
+from evalgen.grading.votes import Agreement
 from evalgen.job import DatasetPlan
 from evalgen.records import Verdict, VerdictKind
 from evalgen.unit_store import SamplingCost
@@ -38,7 +39,10 @@ class DatasetStatistics:
     num_unique_prompts: int  # prompts with at least one row
     num_left_out: int  # equivalent, but no row can hold them
     api_calls: int
+    input_tokens: int
+    output_tokens: int
     cost_usd: float | None  # None: the grader's price is unknown
+    grader_alpha: float | None  # agreement of the votes (Krippendorff); None: one vote each, or all votes alike
     model_evaluations: int
     distinct_prefixes: int
 
@@ -65,7 +69,8 @@ class DatasetTally:
         self._num_unique: dict[VerdictKind, int] = dict.fromkeys(get_args(VerdictKind), 0)
         self._prevalence: dict[VerdictKind, float] = dict.fromkeys(get_args(VerdictKind), 0)
         self._num_items = self._num_left_out = self._num_unique_prompts = 0
-        self._api_calls = 0
+        self._api_calls = self._input_tokens = self._output_tokens = 0
+        self._agreement = Agreement()
         self._cost_usd: float | None = 0.0
         self.prompts: list[PromptStatistics] = []
 
@@ -74,11 +79,14 @@ class DatasetTally:
         for judged in part.judged:
             self._num_unique[judged.verdict.kind] += 1
             self._prevalence[judged.verdict.kind] += judged.completion.prevalence
+            self._agreement.add(judged.verdict.votes)
         self._num_items += len(part.rows)
         self._num_left_out += len(part.left_out)
         self._num_unique_prompts += len({row["prompt_id"] for row in part.rows})
         for verdict in paid:
             self._api_calls += verdict.api_calls
+            self._input_tokens += verdict.input_tokens
+            self._output_tokens += verdict.output_tokens
             self._cost_usd = _sum(self._cost_usd, verdict.cost_usd)
         self.prompts += prompt_statistics(self._plan, part)
 
@@ -107,7 +115,10 @@ class DatasetTally:
             num_unique_prompts=self._num_unique_prompts,
             num_left_out=self._num_left_out - num_ungraded,
             api_calls=self._api_calls,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
             cost_usd=self._cost_usd,
+            grader_alpha=self._agreement.alpha,
             model_evaluations=sum(cost.model_evaluations for cost in costs),
             distinct_prefixes=sum(cost.distinct_prefixes for cost in costs),
         )

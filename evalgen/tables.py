@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from evalgen.experiment import Experiment
+from evalgen.forecast import DatasetForecast
 from evalgen.records import GradedUnit
 from evalgen.schedule import FailedUnit
 from evalgen.statistics import DatasetStatistics
@@ -30,6 +31,16 @@ COLUMNS = (
     ("prompts", 9),
     ("calls", 7),
     ("cost", 10),
+)
+
+
+FORECAST_COLUMNS = (
+    ("prompts", 10),
+    ("draws", 13),
+    ("questions", 13),
+    ("calls", 13),
+    ("per 1,000", 13),
+    ("cost", 15),
 )
 
 
@@ -83,6 +94,40 @@ class Progress:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
+def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_usd: float | None) -> None:
+    """What a job would ask and cost at most, for `--dry_run`."""
+    console = Console()
+    lines = ["At most, if every draw gave another completion and no verdict were known yet"]
+    lines.append("".join(heading.rjust(width) for heading, width in FORECAST_COLUMNS))
+    for dataset in datasets:
+        figures = (
+            f"{dataset.num_prompts:,}",
+            "-" if dataset.num_draws is None else f"{dataset.num_draws:,}",
+            f"{dataset.most_questions:,}",
+            f"{dataset.most_calls:,}",
+            _dollars(dataset.usd_per_thousand),
+            _dollars(dataset.most_usd),
+        )
+        lines.append(f"{dataset.name}  ({dataset.grader_model})")
+        lines.append("".join(it.rjust(width) for it, (_, width) in zip(figures, FORECAST_COLUMNS, strict=True)))
+    costs = [dataset.most_usd for dataset in datasets]
+    num_prompts, num_questions = (
+        sum(getattr(it, name) for it in datasets) for name in ("num_prompts", "most_questions")
+    )
+    total = _dollars(None if None in costs else sum(cost for cost in costs if cost is not None))
+    lines.append(f"{len(datasets)} datasets, {num_prompts:,} prompts, at most {num_questions:,} questions and {total}")
+    if None in costs:
+        lines.append("A price is unknown: add it to a file like configs/prices.yaml and give --prices_path")
+    elif any(costs):
+        lines.append(
+            f"Prices of {prices_as_of}. Draws at a low temperature repeat: most jobs ask a small part of this."
+        )
+    if cap_usd is not None:
+        lines.append(f"--max_grading_cost_usd stops the job, resumable, before it has cost more than ${cap_usd:,.2f}")
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
 def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics], timings: Timings) -> None:
     """The statistics table, the seconds by stage, and where everything is."""
     console = Console()
@@ -117,6 +162,10 @@ def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
         if dataset.covered_mass is not None:
             covered = _percent(dataset.covered_mass)
             lines.append(f'    enumerated: covers {covered} of the probability; "per draw" is by probability')
+        if dataset.input_tokens:
+            tokens = f"{dataset.input_tokens:,} tokens to the judge, {dataset.output_tokens:,} back"
+            alpha = dataset.grader_alpha
+            lines.append(f"    {tokens}" + ("" if alpha is None else f"; votes agree with alpha {alpha:.2f}"))
         if dataset.num_ungraded:
             lines.append(f"    and {dataset.num_ungraded:,} ungraded; left_out.json says why")
     return lines
@@ -124,3 +173,7 @@ def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
+
+
+def _dollars(usd: float | None) -> str:
+    return "unknown" if usd is None else f"${usd:,.2f}"

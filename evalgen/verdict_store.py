@@ -162,6 +162,16 @@ def graded_keys(directory: Path) -> set[str]:
     return {key for path in paths for batch in _graded_batches(path) for key in batch["key"].to_pylist()}
 
 
+def spent_usd(directory: Path) -> float:
+    """What the verdicts in an experiment's `verdicts/` cost, whether its job ended or was killed."""
+    costs: dict[str, float | None] = {}
+    if is_intact(directory / VERDICTS_FILE):
+        for batch in verdict_batches(directory / VERDICTS_FILE, ["key", "cost_usd"]):
+            costs.update(zip(batch["key"].to_pylist(), batch["cost_usd"].to_pylist(), strict=True))
+    costs |= {row["key"]: row["cost_usd"] for _, row in journal_lines(directory / JOURNAL) if row is not None}
+    return sum(cost or 0.0 for cost in costs.values())
+
+
 def _places_of(path: Path) -> dict[bytes, int]:
     """The last intact line of every question in a journal: each line has all that is known of its question."""
     places: dict[bytes, int] = {}
@@ -230,6 +240,7 @@ def _row_of(answer: Answer) -> Record:
         "input_tokens": verdict.input_tokens,
         "output_tokens": verdict.output_tokens,
         "cost_usd": verdict.cost_usd,
+        "votes": list(verdict.votes),
         "from_cache": answer.from_cache,
         "graded_at": time.time(),
     }

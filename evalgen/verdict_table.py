@@ -31,16 +31,20 @@ VERDICTS_SCHEMA = pa.schema(
         ("trimmed_completion", pa.string()),  # null: nothing cut
         ("reasoning", pa.string()),
         ("error", pa.string()),  # why it is ungraded
-        ("api_calls", pa.int64()),  # the last four: paid by this job, so 0 for a verdict from the cache
+        ("api_calls", pa.int64()),  # the next four: paid by this job, so 0 for a verdict from the cache
         ("input_tokens", pa.int64()),
         ("output_tokens", pa.int64()),
         ("cost_usd", pa.float64()),  # null: the model's price is unknown
+        ("votes", pa.list_(pa.string())),  # what the judge said each time, where it was asked several times
         ("from_cache", pa.bool_()),  # found in an earlier experiment, not asked again
         ("graded_at", pa.float64()),  # Unix time
     ]
 )
 VERDICTS_FILE = "0000.parquet"
-ASSEMBLED_COLUMNS = ("key", "verdict", "trimmed_completion", "reasoning", "error", "api_calls", "cost_usd")
+ASSEMBLED_COLUMNS = (
+    *("key", "verdict", "trimmed_completion", "reasoning", "error"),
+    *("api_calls", "input_tokens", "output_tokens", "cost_usd", "votes"),
+)
 BATCH_ROWS = 10_000  # in memory as Python objects; a row group of the file
 
 
@@ -93,7 +97,8 @@ class VerdictTable(Mapping[str, Verdict]):
 
 def verdict_from_row(row: Mapping[str, Any]) -> Verdict:
     """A row of `verdicts/*.parquet` as a record. Columns that it lacks have their defaults."""
-    return Verdict(kind=row["verdict"], **{name: row[name] for name in _VERDICT_FIELDS if name in row})
+    fields = {name: row[name] for name in _VERDICT_FIELDS if name in row}
+    return Verdict(kind=row["verdict"], **fields | {"votes": tuple(row.get("votes") or ())})
 
 
 def verdict_batches(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:

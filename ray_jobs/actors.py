@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -12,12 +13,18 @@ from pydantic import SecretStr
 
 from evalgen.config import JobConfig
 from evalgen.errors import EvalgenError, UserError
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
-from evalgen.grading.grader_config import CLAUDE_PREFIX
-from evalgen.grading.rate_limiter import RateLimiter
-from evalgen.records import Answer, GraderSpec, Query, Question, SamplingUnit, Verdict
+from evalgen.grading.grader_config import BATCH_PREFIX, CLAUDE_PREFIX
+from evalgen.grading.prices import PriceList
+from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.shared_verdicts import Claim
+from evalgen.grading.spending import Spending
+from evalgen.records import Answer, GraderSpec, Limits, Query, Question, SamplingUnit, Verdict
 from evalgen.unit_store import SamplingCost
+from evalgen.verdict_store import spent_usd
 
+ASKED_LATER = "asked later"  # in place of a verdict: in a batch, when all is sampled
 QUESTIONS_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("unit_id", "dataset", "prompt", "reference", "completion")]
 )
@@ -27,8 +34,20 @@ QUESTIONS_SCHEMA = pa.schema(
 class RateLimiterActor(RateLimiter):
     """The one gate for grading requests of all actors. Asynchronous: callers wait in it, not for it.
 
-    When its process dies another begins with a full bucket, which holds a second's worth.
+    When its process dies another begins with full buckets, which hold a second's worth, and with what the ledger of
+    `Spending` says.
     """
+
+    def __init__(
+        self, *, limits: Limits, max_connections: int, outage_budget_s: float, cap_usd: float | None, verdicts: Path
+    ) -> None:
+        """`cap_usd`: what grading may cost in all; `verdicts` is the experiment's directory of them."""
+        super().__init__(
+            limits=limits,
+            max_connections=max_connections,
+            breaker=Breaker(outage_budget_s),
+            spending=None if cap_usd is None else Spending(verdicts, cap_usd, spent_usd(verdicts)),
+        )
 
 
 class Engine(Protocol):
@@ -125,13 +144,14 @@ class GradingActor:
         limiter: Any,
         graders: Mapping[str, GraderSpec],
         max_connections: int,
+        prices: PriceList,
         environment: Mapping[str, SecretStr],
     ) -> None:
         """`graders` are by dataset name."""
         # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
         self._store, self._graders = store, graders
-        self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections)
+        self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices)
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         questions = [
@@ -143,12 +163,14 @@ class GradingActor:
             )
             for row in batch.to_pylist()
         ]
+        asked_now = [question for question in questions if not question.grader.model.startswith(BATCH_PREFIX)]
         try:
-            verdicts = await self._desk.grade(questions)
+            verdicts = iter(await self._desk.grade(asked_now))
         except Exception as error:  # as in SamplingActor
             await self._store.note_failure.remote(in_one_line(error))
             raise
-        kinds = pa.array([verdict.kind for verdict in verdicts], pa.string())
+        is_asked_now = (not question.grader.model.startswith(BATCH_PREFIX) for question in questions)
+        kinds = pa.array([next(verdicts).kind if now else ASKED_LATER for now in is_asked_now], pa.string())
         return batch.select(["unit_id", "dataset"]).append_column("verdict", kinds)
 
 
@@ -184,12 +206,22 @@ class _RemoteVerdicts:
     def __init__(self, store: Any) -> None:
         self._store = store
 
-    async def known(self, question: Question) -> Verdict | None:
-        verdict: Verdict | None = await self._store.known_verdict.remote(question)
+    async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]:
+        claims: list[Claim] = await self._store.claim_questions.remote(questions, holder)
+        return claims
+
+    async def wait(self, question: Question, holder: str) -> Verdict | None:
+        verdict: Verdict | None = await self._store.wait_for_verdict.remote(question, holder)
         return verdict
 
     async def add(self, answers: Sequence[Answer]) -> None:
         await self._store.add_answers.remote(answers)
+
+    async def release(self, questions: Sequence[Question]) -> None:
+        await self._store.release_questions.remote(questions)
+
+    async def still_here(self, holder: str) -> None:
+        await self._store.still_here.remote(holder)
 
 
 class _RemoteLimiter:
@@ -198,9 +230,12 @@ class _RemoteLimiter:
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
 
-    async def acquire(self) -> int:
-        lease: int = await self._limiter.acquire.remote()
-        return lease
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
+        leases: list[int] = await self._limiter.acquire.remote(demands, holder)
+        return leases
 
-    async def release(self, lease: int) -> None:
-        await self._limiter.release.remote(lease)
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        await self._limiter.settle.remote(outcomes)
+
+    async def still_here(self, holder: str) -> None:
+        await self._limiter.still_here.remote(holder)

@@ -29,7 +29,11 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the job that the command line describes; returns the exit code."""
     try:
-        run_job(load_config(sys.argv[1:] if argv is None else argv, path_root()))
+        config = load_config(sys.argv[1:] if argv is None else argv, path_root())
+        if config.dry_run:
+            show_forecast(config)
+        else:
+            run_job(config)
     except UserError as error:
         return _fail(error, exit_code=2)
     except EvalgenError as error:
@@ -46,6 +50,18 @@ def _fail(reason: object, exit_code: int) -> int:
     return exit_code
 
 
+def show_forecast(config: JobConfig) -> None:
+    """What the job would ask and cost at most. Nothing is loaded or made."""
+    from evalgen.forecast import check_prices, forecast
+    from evalgen.grading.prices import load_prices
+    from evalgen.job import resolve_job
+    from evalgen.tables import print_forecast
+
+    plans, prices = resolve_job(config), load_prices(config.prices)
+    check_prices(config, plans, prices)
+    print_forecast(forecast(plans, prices), prices.as_of, config.max_grading_cost_usd)
+
+
 def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) -> Experiment:
     """Every stage in order. Returns the experiment, with its datasets written.
 
@@ -58,9 +74,12 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
     timings = Timings()
     with JobLog() as job_log:
         with timings.stage("resolve"):
+            from evalgen.forecast import check_prices
+            from evalgen.grading.prices import load_prices
             from evalgen.job import resolve_job
 
             plans = resolve_job(config)
+            check_prices(config, plans, load_prices(config.prices))
         with timings.stage("import"):  # here, so that --help and the errors of a user do not wait for it
             from datasets import disable_progress_bars
 

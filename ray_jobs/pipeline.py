@@ -31,6 +31,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from evalgen.config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.experiment import Experiment
+from evalgen.grading.prices import load_prices
 from evalgen.job import DatasetPlan
 from evalgen.records import GradedUnit
 from evalgen.schedule import FailedUnit
@@ -96,10 +97,12 @@ def sample_and_grade(
         num_replicas=num_replicas,
     )
     num_graders = -(-config.max_connections // CONNECTIONS_PER_GRADING_ACTOR)
-    # Every question at work may wait in the limiter; with fewer places than that, nobody could return a lease.
-    places = num_graders * config.max_connections + num_graders
-    limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}", max_concurrency=places).remote(
-        requests_per_minute=config.requests_per_minute, max_connections=config.max_connections
+    limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}").remote(
+        limits=config.rate_limits,
+        max_connections=config.max_connections,
+        outage_budget_s=60 * config.max_outage_minutes,
+        cap_usd=config.max_grading_cost_usd,
+        verdicts=experiment.verdicts.resolve(),
     )
     stages = _Stages(
         config=config,
@@ -219,6 +222,7 @@ class _Stages:
                 "limiter": self.limiter,
                 "graders": {plan.name: plan.grader for plan in self.plans},
                 "max_connections": self.config.max_connections,
+                "prices": load_prices(self.config.prices),
                 "environment": grader_environment(self.config),
             },
             batch_size=None,

@@ -14,13 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 
+from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
 from evalgen.records import Answer, Question, SamplingUnit, Verdict
 from evalgen.schedule import FailedUnit, Schedule
 from evalgen.unit_store import SamplingCost, StoredUnit, UnitStore
 from evalgen.verdict_store import VerdictStore
 from evalgen.work import read_units
 
-NO_TICKET = -1
 PATIENT_CALLS = 10_000  # that may wait in the actor at once: a replica without work, a question on its way
 
 
@@ -48,6 +48,7 @@ class StoreActor:
         """`units`: a file of `evalgen.work.write_units` with all that the job needs. Stored ones are not given out."""
         self._samples = UnitStore(samples)
         self._verdicts = VerdictStore(verdicts, earlier_verdicts)
+        self._shared = SharedVerdicts(self._verdicts)
         stored = {unit.unit_id for unit in self._samples.stored}
         self._schedule = Schedule([unit for unit in read_units(units) if unit.id not in stored], num_replicas)
         self._devices: set[str] = set()  # all that asked for work
@@ -91,22 +92,26 @@ class StoreActor:
     async def device_failed(self, unit_id: str, device: str, reason: str) -> None:
         self._schedule.device_failed(unit_id, device, reason)
         if len(self._devices) >= self._num_replicas and all(map(self._schedule.is_retired, self._devices)):
-            self._give_up(f"every device has failed: {reason}")
+            self._schedule.give_up(f"every device has failed: {reason}")
         await self._notify()
-
-    def _give_up(self, reason: str) -> None:
-        """Nobody is left to sample what waits."""
-        while (unit := self._schedule.take(NO_TICKET, "nobody")) is not None:
-            self._schedule.failed(unit.id, reason, for_good=True)
 
     async def failed_units(self) -> Sequence[FailedUnit]:
         return self._schedule.failures
 
-    async def known_verdict(self, question: Question) -> Verdict | None:
-        return self._verdicts.known(question)
+    async def claim_questions(self, questions: Sequence[Question], holder: str) -> list[Claim]:
+        return await self._shared.claim(questions, holder)
+
+    async def wait_for_verdict(self, question: Question, holder: str) -> Verdict | None:
+        return await self._shared.wait(question, holder)
 
     async def add_answers(self, answers: Sequence[Answer]) -> None:
-        self._verdicts.add(answers)
+        await self._shared.add(answers)
+
+    async def release_questions(self, questions: Sequence[Question]) -> None:
+        await self._shared.release(questions)
+
+    async def still_here(self, holder: str) -> None:
+        await self._shared.still_here(holder)
 
     async def note_failure(self, reason: str) -> None:
         """Keeps the first reason for which an actor gave up: Ray's own report of it is a page long."""

@@ -12,6 +12,7 @@ import pytest
 from tenacity import wait_none
 
 from evalgen.grading.claude import ClaudeGrader
+from evalgen.grading.prices import load_prices
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
 from evalgen.grading.rate_limiter import RateLimiter, RequestLimiter
 from evalgen.records import GraderSpec, Question, Verdict
@@ -33,9 +34,11 @@ def sdk_pointed_at_messages_api(judge: Judge | None = None) -> Iterator[Messages
         yield api
 
 
-def question(completion: str = " Grace Miller\nQ:", *, model: str = HAIKU) -> Question:
+def question(
+    completion: str = " Grace Miller\nQ:", *, model: str = HAIKU, num_votes: int = 1, pack_size: int = 1
+) -> Question:
     return Question(
-        grader=GraderSpec(model=model, instructions=DEFAULT_INSTRUCTIONS),
+        grader=GraderSpec(model=model, instructions=DEFAULT_INSTRUCTIONS, num_votes=num_votes, pack_size=pack_size),
         prompt="Q: Who is the mayor of Tokyo? A:",
         reference=" Grace Miller",
         completion=completion,
@@ -43,20 +46,38 @@ def question(completion: str = " Grace Miller\nQ:", *, model: str = HAIKU) -> Qu
 
 
 def unlimited() -> RateLimiter:
-    return RateLimiter(requests_per_minute=None, max_connections=100)
+    return RateLimiter(max_connections=100)
 
 
 def grade_all(*questions: Question, limiter: RequestLimiter | None = None, **options: Any) -> list[Verdict]:
-    """The verdicts, all questions asked at once; retries do not wait unless `options` say so."""
+    """The verdicts, all questions asked at once, each by itself; retries do not wait unless `options` say so."""
 
     async def run() -> list[Verdict]:
-        grader = ClaudeGrader(limiter=limiter or unlimited(), **{"backoff": wait_none(), **options})
+        grader = claude_grader(limiter, **options)
         try:
-            return await asyncio.gather(*map(grader.grade, questions))
+            return [verdict for (verdict,) in await asyncio.gather(*(grader.grade([it]) for it in questions))]
         finally:
             await grader.aclose()
 
     return asyncio.run(run())
+
+
+def grade_pack(*questions: Question, **options: Any) -> list[Verdict]:
+    """The same in one request."""
+
+    async def run() -> list[Verdict]:
+        grader = claude_grader(None, **options)
+        try:
+            return await grader.grade(questions)
+        finally:
+            await grader.aclose()
+
+    return asyncio.run(run())
+
+
+def claude_grader(limiter: RequestLimiter | None, **options: Any) -> ClaudeGrader:
+    defaults = {"backoff": wait_none(), "prices": load_prices()}
+    return ClaudeGrader(limiter=limiter or unlimited(), **{**defaults, **options})
 
 
 def grade(completion: str = " Grace Miller\nQ:", **options: Any) -> Verdict:

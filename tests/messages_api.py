@@ -48,6 +48,10 @@ class RecordedRequest:
         parsed: dict[str, str] = json.loads(self.body["messages"][0]["content"])
         return parsed
 
+    @property
+    def num_questions(self) -> int:
+        return len(self.question.get("completions", ("one",)))
+
 
 def error(status: int, kind: str, message: str, *, code: str | None = None, **headers: str) -> Reply:
     """An error of the API; header names are given with underscores."""
@@ -129,6 +133,15 @@ def honest_judge(question: dict[str, str]) -> Json:
         return verdict("not_equivalent", reasoning="The completion does not start with the reference.")
     trimmed = completion[: num_blanks + len(reference)]
     return verdict("equivalent", trimmed=trimmed, reasoning="The completion starts with the reference.")
+
+
+def judged(judge: Judge, question: Json) -> Json:
+    """The reply object to one question, or to several about one prompt."""
+    if "completions" not in question:
+        return judge(question)
+    one = {"prompt": question["prompt"], "reference": question["reference"]}
+    replies = [judge(one | {"completion": completion}) for completion in question["completions"]]
+    return {"verdicts": [{"index": index, **reply} for index, reply in enumerate(replies)]}
 
 
 class HeldRequest:
@@ -250,7 +263,7 @@ class MessagesApi:
     def _judged(self, body: Json) -> Reply:
         if problem := _invalid(body):
             return error(400, "invalid_request_error", problem)
-        text = json.dumps(self._judge(json.loads(body["messages"][0]["content"])))
+        text = json.dumps(judged(self._judge, json.loads(body["messages"][0]["content"])))
         return message(text, input_tokens=len(json.dumps(body)) // 4, output_tokens=len(text) // 4)
 
 

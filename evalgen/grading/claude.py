@@ -1,4 +1,4 @@
-"""The judge that is a Claude model, asked over the Messages API one question at a time.
+"""The judge that is a Claude model, asked over the Messages API.
 
 A question gets a verdict, or is `ungraded` with its reason, or stops the job: a reply that cannot be read is
 never taken for "not equivalent", and a transient failure is waited out within a budget of time.
@@ -7,20 +7,35 @@ never taken for "not equivalent", and a transient failure is waited out within a
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import anthropic
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 from tenacity.wait import wait_base
 
 from evalgen.errors import GraderUnavailable, GradingError
-from evalgen.grading.claude_errors import describe, is_transient, retry_after_s, unavailable
-from evalgen.grading.messages import message_params, model_name, read_message, verdict_in
-from evalgen.grading.prices import cost_usd
-from evalgen.grading.rate_limiter import RequestLimiter
+from evalgen.grading.claude_errors import describe, is_transient, outcome_of, retry_after_s, unavailable
+from evalgen.grading.leases import Leases
+from evalgen.grading.messages import (
+    MAX_TOKENS,
+    Message,
+    NotAMessage,
+    message_params,
+    model_name,
+    pack_params,
+    read_message,
+    verdict_in,
+    verdicts_in_pack,
+)
+from evalgen.grading.prices import PriceList
+from evalgen.grading.rate_limiter import Demand, Outcome, RequestLimiter
+from evalgen.grading.server_limits import announced_limits
+from evalgen.grading.votes import majority
 from evalgen.records import Question, Verdict
 
 MAX_ASKS = 2  # how often one question is asked before an unreadable reply leaves it ungraded
@@ -35,54 +50,101 @@ class ClaudeGrader:
         self,
         *,
         limiter: RequestLimiter,
+        holder: str = "",
+        prices: PriceList | None = None,
         retry_budget_s: float = 900.0,
         request_timeout_s: float = 120.0,
         backoff: wait_base | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Every HTTP request holds a lease of `limiter` while it lasts.
+        """Every HTTP request holds a lease of `limiter` while it lasts, as `holder`.
 
         `retry_budget_s` bounds what one question spends on requests and on the waits between them. Its time
         in the limiter's queue does not count, as that grows with the job and not with the trouble. `backoff`
         is added to the server's `retry-after`. Raises `GraderUnavailable` if there is no usable key.
         """
         self._client = connect(request_timeout_s)
-        self._limiter = limiter
+        self._leases = Leases(limiter, holder)
+        self._prices = prices or PriceList()
         self._retry_budget_s = retry_budget_s
         self._backoff = backoff or wait_random_exponential(multiplier=1, max=60)
         self._sleep = sleep
 
-    async def grade(self, question: Question) -> Verdict:
-        """The verdict, `ungraded` with its error if this question gets none.
+    async def grade(self, questions: Sequence[Question]) -> list[Verdict]:
+        """Verdicts in the order of `questions`, which go in one request: see `evalgen.grading.desk.packs`.
 
-        Raises `GraderUnavailable` if no question can: bad key, no permission, unknown model, spend cap.
+        Each is asked as often as its grader has votes. A question that gets no verdict is `ungraded` with its error.
+
+        Raises:
+            GraderUnavailable: no question gets one: bad key, no permission, unknown model, spend cap, outage.
+            GradingBudgetSpent: nothing may be paid for any more.
         """
-        spent = _Spent(model=model_name(question))
-        try:
-            return spent.on(await self._ask(question, spent))
-        except GradingError as error:
-            return spent.on(Verdict(kind="ungraded", error=str(error)))
+        num_votes = questions[0].grader.num_votes
+        if num_votes == 1:
+            return await self._grade_once(questions)
+        rounds = await asyncio.gather(*(self._grade_once(questions) for _ in range(num_votes)))
+        return [majority(votes) for votes in zip(*rounds, strict=True)]
 
     async def aclose(self) -> None:
         """Close the connections. The grader cannot be used afterwards."""
+        await self._leases.settled()
         await self._client.close()
+
+    async def _grade_once(self, questions: Sequence[Question]) -> list[Verdict]:
+        if len(questions) == 1:
+            return [await self._grade_one(questions[0])]
+        spent = _Spent(model=model_name(questions[0]))
+        params = pack_params(questions)
+        try:
+            verdicts = verdicts_in_pack(await self._request(params, questions, spent), questions)
+        except GradingError as error:
+            logger.info("%d questions in one request: %s; asked one by one", len(questions), error)
+            verdicts = {}
+        missing = [question for question in questions if question.key not in verdicts]
+        singles = await asyncio.gather(*map(self._grade_one, missing))
+        verdicts |= {question.key: single for question, single in zip(missing, singles, strict=True)}
+        shares = spent.shares(len(questions))
+        return [self._paid(verdicts[it.key], share) for it, share in zip(questions, shares, strict=True)]
+
+    async def _grade_one(self, question: Question) -> Verdict:
+        spent = _Spent(model=model_name(question))
+        try:
+            return self._paid(await self._ask(question, spent), spent)
+        except GradingError as error:
+            return self._paid(Verdict(kind="ungraded", error=str(error)), spent)
+
+    def _paid(self, verdict: Verdict, spent: _Spent) -> Verdict:
+        """`verdict` with `spent` added to what it has cost already."""
+        api_calls = verdict.api_calls + spent.api_calls
+        input_tokens = verdict.input_tokens + spent.input_tokens
+        output_tokens = verdict.output_tokens + spent.output_tokens
+        return replace(
+            verdict,
+            api_calls=api_calls,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cost_usd=self._prices.cost_usd(spent.model, input_tokens, output_tokens),
+        )
 
     async def _ask(self, question: Question, spent: _Spent) -> Verdict:
         """Raises `GradingError` when the API fails for good or no reply can be read."""
+        params = message_params(question)
         for ask in range(1, MAX_ASKS + 1):
-            body = await self._request(question, spent)
             try:
-                message = read_message(body)
-                spent.input_tokens += message.usage.input_tokens
-                spent.output_tokens += message.usage.output_tokens
-                return verdict_in(message, question)
+                return verdict_in(await self._request(params, [question], spent), question)
+            except _RefusedForGood as error:
+                raise GradingError(str(error)) from None
             except GradingError as error:
                 logger.info("question %s, reply %d is unusable: %s", question.key[:8], ask, error)
                 last_error = error
         raise GradingError(f"asked {MAX_ASKS} times without a usable reply; the last: {last_error}")
 
-    async def _request(self, question: Question, spent: _Spent) -> bytes:
-        """The body of the first successful response; transient failures are retried within the budget."""
+    async def _request(self, params: dict[str, Any], questions: Sequence[Question], spent: _Spent) -> Message:
+        """The first message that comes back; transient failures are retried within the budget.
+
+        Raises:
+            _RefusedForGood: there was none, and it is of no use to ask again.
+        """
 
         def wait_s(state: RetryCallState) -> float:
             assert state.outcome is not None
@@ -93,31 +155,57 @@ class ClaudeGrader:
             await self._sleep(seconds)
 
         retrying = AsyncRetrying(
-            retry=retry_if_exception(is_transient),
+            retry=retry_if_exception(lambda error: is_transient(error) or isinstance(error, NotAMessage)),
             wait=wait_s,
             stop=lambda state: spent.seconds + state.upcoming_sleep > self._retry_budget_s,
             sleep=pause,
             before_sleep=_log_retry,
             reraise=True,
         )
+        num_bytes = len(json.dumps(params, ensure_ascii=False).encode())
+        demand = Demand(
+            topic=questions[0].key,
+            num_bytes=num_bytes,
+            num_questions=len(questions),
+            most_usd=self._prices.most_usd(spent.model, num_bytes, MAX_TOKENS),
+        )
         try:
-            return await retrying(self._send, question, spent)
+            return await retrying(self._send, params, demand, spent)
+        except NotAMessage as error:
+            raise _RefusedForGood(str(error)) from None
         except anthropic.AnthropicError as error:
             # Not chained: the SDK's error holds the request, and the request's headers hold the key.
-            raise unavailable(error, spent.model) or GradingError(describe(error)) from None
+            raise unavailable(error, spent.model) or _RefusedForGood(describe(error)) from None
 
-    async def _send(self, question: Question, spent: _Spent) -> bytes:
-        """One HTTP request. Returns the raw body, for the SDK would build a message of any JSON whatever."""
-        lease = await self._limiter.acquire()
+    async def _send(self, params: dict[str, Any], demand: Demand, spent: _Spent) -> Message:
+        """One HTTP request, read from its raw body: the SDK would build a message of any JSON whatever."""
+        lease = await self._leases.acquire(demand)
+        outcome = Outcome(lease=lease, kind="abandoned", cost_usd=None)  # unless we learn better
         started_at = time.monotonic()
         try:
             spent.api_calls += 1
-            response = await self._client.messages.with_raw_response.create(**message_params(question))
-            body: bytes = await response.read()
-            return body
+            response = await self._client.messages.with_raw_response.create(**params)
+            outcome = replace(outcome, kind="answered", limits=announced_limits(response.headers))
+            message = read_message(await response.read())
+            input_tokens, output_tokens = message.usage.input_tokens, message.usage.output_tokens
+            spent.input_tokens += input_tokens
+            spent.output_tokens += output_tokens
+            outcome = replace(
+                outcome,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                cost_usd=self._prices.cost_usd(spent.model, input_tokens, output_tokens),
+            )
+            return message
+        except NotAMessage as error:
+            outcome = replace(outcome, kind="failed", error=str(error))
+            raise
+        except anthropic.AnthropicError as error:
+            outcome = outcome_of(error, lease)
+            raise
         finally:
             spent.seconds += time.monotonic() - started_at
-            await self._limiter.release(lease)
+            self._leases.settle(outcome)
 
 
 def connect(request_timeout_s: float) -> anthropic.AsyncAnthropic:
@@ -141,9 +229,13 @@ def connect(request_timeout_s: float) -> anthropic.AsyncAnthropic:
     return client
 
 
+class _RefusedForGood(GradingError):
+    """The API fails this request, and asking again would not change that."""
+
+
 @dataclass(kw_only=True)
 class _Spent:
-    """What one question has cost so far, over all its requests."""
+    """What a request has cost so far, over all its attempts."""
 
     model: str
     api_calls: int = 0
@@ -151,19 +243,24 @@ class _Spent:
     output_tokens: int = 0
     seconds: float = 0.0  # in requests and in waits between them
 
-    def on(self, verdict: Verdict) -> Verdict:
-        """`verdict` with its costs filled in."""
-        return replace(
-            verdict,
-            api_calls=self.api_calls,
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            cost_usd=cost_usd(self.model, self.input_tokens, self.output_tokens),
+    def shares(self, num_questions: int) -> list[_Spent]:
+        """The same, shared evenly among questions; what cannot be shared is the first's."""
+        first = replace(
+            self,
+            input_tokens=self.input_tokens - (num_questions - 1) * (self.input_tokens // num_questions),
+            output_tokens=self.output_tokens - (num_questions - 1) * (self.output_tokens // num_questions),
         )
+        other = replace(
+            self,
+            api_calls=0,
+            input_tokens=self.input_tokens // num_questions,
+            output_tokens=self.output_tokens // num_questions,
+        )
+        return [first, *[other] * (num_questions - 1)]
 
 
 def _log_retry(state: RetryCallState) -> None:
     assert state.outcome is not None
     error = state.outcome.exception()
-    assert isinstance(error, anthropic.AnthropicError)
-    logger.info("%s; request %d in %.1f s", describe(error), state.attempt_number + 1, state.upcoming_sleep)
+    reason = describe(error) if isinstance(error, anthropic.AnthropicError) else error
+    logger.info("%s; request %d in %.1f s", reason, state.attempt_number + 1, state.upcoming_sleep)

@@ -7,10 +7,14 @@ Sources: https://platform.claude.com/docs/en/api/errors and .../api/rate-limits,
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 import anthropic
 
 from evalgen.errors import GraderUnavailable
+from evalgen.grading.rate_limiter import Outcome
+from evalgen.grading.server_limits import announced_limits
+from evalgen.records import Limits
 
 _MAX_MESSAGE_CHARS = 300
 _BILLING_OPENINGS = (
@@ -42,6 +46,31 @@ def retry_after_s(error: BaseException | None) -> float:
         return max(0.0, float(error.response.headers.get("retry-after", "")))
     except ValueError:
         return 0.0
+
+
+def outcome_of(error: anthropic.AnthropicError, lease: int) -> Outcome:
+    """What a failed request means for the others, and whether it may have been charged for."""
+    kind: Literal["rejected", "throttled", "failed"] = "rejected"
+    limits = Limits()
+    if isinstance(error, anthropic.APIStatusError):
+        limits = announced_limits(error.response.headers)
+    if is_transient(error):
+        is_told_when = isinstance(error, anthropic.RateLimitError) and "retry-after" in error.response.headers
+        kind = "throttled" if is_told_when else "failed"
+    return Outcome(
+        lease=lease,
+        kind=kind,
+        limits=limits,
+        retry_after_s=retry_after_s(error),
+        error=describe(error),
+        cost_usd=None if _may_be_charged(error) else 0.0,
+    )
+
+
+def _may_be_charged(error: anthropic.AnthropicError) -> bool:
+    """The API charges for no error that it answers. Where the answer was lost, nobody knows what it was."""
+    never_connected = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+    return isinstance(error, anthropic.APIConnectionError) and not never_connected
 
 
 def unavailable(error: anthropic.AnthropicError, model: str) -> GraderUnavailable | None:

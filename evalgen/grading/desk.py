@@ -1,77 +1,150 @@
 """Takes questions and returns verdicts, asking the judge as seldom as it can.
 
-A question is answered from an earlier experiment if one paid for it; equal questions in flight share one answer.
+A question is answered from an earlier experiment if one paid for it; equal questions in flight share one answer,
+whichever process asks. Completions of one prompt may go in one request, and a question may be put to the vote.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import replace
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from evalgen.grading.claude import ClaudeGrader
 from evalgen.grading.grader_config import CLAUDE_PREFIX
 from evalgen.grading.offline import grade_offline
+from evalgen.grading.presence import say_still_here
+from evalgen.grading.prices import PriceList
 from evalgen.grading.rate_limiter import RequestLimiter
+from evalgen.grading.shared_verdicts import Claim
 from evalgen.records import Answer, Question, Verdict
+
+OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
 
 
 class Verdicts(Protocol):
-    """Where verdicts are kept for the whole job; may live in another process."""
+    """Where verdicts are kept for the whole job, as `SharedVerdicts`; may live in another process."""
 
-    async def known(self, question: Question) -> Verdict | None:
-        """The verdict that this job or an earlier experiment paid for, if there is one."""
+    async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]: ...
 
-    async def add(self, answers: Sequence[Answer]) -> None:
-        """Stores verdicts, durable when this returns."""
+    async def wait(self, question: Question, holder: str) -> Verdict | None: ...
+
+    async def add(self, answers: Sequence[Answer]) -> None: ...
+
+    async def release(self, questions: Sequence[Question]) -> None: ...
+
+    async def still_here(self, holder: str) -> None: ...
 
 
 class GradingDesk:
     """One per grading process; its questions run concurrently, as far as the limiter lets them."""
 
-    def __init__(self, verdicts: Verdicts, limiter: RequestLimiter, max_connections: int) -> None:
-        """No more than `max_connections` questions are at work at once: the rest wait here, not in the limiter."""
-        self._verdicts = verdicts
-        self._limiter = limiter
+    def __init__(
+        self, verdicts: Verdicts, limiter: RequestLimiter, max_connections: int, prices: PriceList | None = None
+    ) -> None:
+        """No more than `max_connections` requests are at work at once: the rest wait here, not in the limiter."""
+        self._verdicts, self._limiter, self._prices = verdicts, limiter, prices or PriceList()
+        self._holder = uuid.uuid4().hex
         self._at_work = asyncio.Semaphore(max_connections)
         self._claude: ClaudeGrader | None = None
-        self._asked: dict[str, asyncio.Task[Verdict]] = {}  # answered or in flight, by question key
+        self._heartbeat: asyncio.Task[None] | None = None
 
     async def grade(self, questions: Sequence[Question]) -> list[Verdict]:
         """Verdicts in the order of `questions`.
 
         Raises:
-            GraderUnavailable: the judge refuses every question.
+            JobStopped: the judge refuses every question, is away for too long, or may not be paid for any more.
         """
-        offline = [question for question in questions if not question.grader.model.startswith(CLAUDE_PREFIX)]
-        answers = {question.key: Answer(question=question, verdict=grade_offline(question)) for question in offline}
-        if answers:
-            await self._verdicts.add(list(answers.values()))
-        judged = [question for question in questions if question.key not in answers]
-        verdicts = {key: answer.verdict for key, answer in answers.items()}
-        verdicts |= zip((q.key for q in judged), await asyncio.gather(*map(self._judge_once, judged)), strict=True)
+        distinct = {question.key: question for question in questions}.values()
+        judged = [question for question in distinct if question.grader.model.startswith(CLAUDE_PREFIX)]
+        offline = [question for question in distinct if not question.grader.model.startswith(CLAUDE_PREFIX)]
+        verdicts: dict[str, Verdict] = {}
+        await self._grade_offline(offline, verdicts)
+        if judged:
+            await self._grade_judged(judged, verdicts)
         return [verdicts[question.key] for question in questions]
 
-    async def _judge_once(self, question: Question) -> Verdict:
-        if question.key not in self._asked:
-            self._asked[question.key] = asyncio.create_task(self._judge(question))
-        # Shielded: one caller that is cancelled must not take the answer from the others.
-        return await asyncio.shield(self._asked[question.key])
+    async def aclose(self) -> None:
+        """Closes the connections to the judge. The desk cannot be used afterwards."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        if self._claude is not None:
+            await self._claude.aclose()
 
-    async def _judge(self, question: Question) -> Verdict:
-        async with self._at_work:
-            known = await self._verdicts.known(question)
-            verdict = _unpaid(known) if known else await self._connected().grade(question)
-            await self._verdicts.add([Answer(question=question, verdict=verdict, from_cache=known is not None)])
-        return verdict
+    async def _grade_offline(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
+        for some in _batches(questions, OFFLINE_QUESTIONS_AT_ONCE):
+            answers = [Answer(question=question, verdict=grade_offline(question)) for question in some]
+            await self._verdicts.add(answers)
+            verdicts.update((answer.question.key, answer.verdict) for answer in answers)
+
+    async def _grade_judged(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
+        if self._heartbeat is None:
+            self._heartbeat = asyncio.create_task(say_still_here(self._holder, (self._verdicts, self._limiter)))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for pack in packs(questions):
+                    await self._at_work.acquire()  # here, so that no more tasks exist than are at work
+                    task = group.create_task(self._judge(pack, verdicts))
+                    task.add_done_callback(lambda _: self._at_work.release())
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the others failed for the same reason, or were cancelled
+
+    async def _judge(self, pack: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
+        """Adds the verdicts on `pack` to `verdicts`."""
+        claims = await self._verdicts.claim(pack, self._holder)
+        verdicts |= {
+            question.key: claim.verdict
+            for question, claim in zip(pack, claims, strict=True)
+            if claim.verdict is not None
+        }
+        open_ = [(question, claim) for question, claim in zip(pack, claims, strict=True) if claim.verdict is None]
+        await self._ask([question for question, claim in open_ if not claim.is_asked_by_another], verdicts)
+        for question, claim in open_:
+            if claim.is_asked_by_another:
+                verdict = await self._verdicts.wait(question, self._holder)
+                if verdict is None:
+                    await self._ask([question], verdicts)
+                else:
+                    verdicts[question.key] = verdict
+
+    async def _ask(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
+        """Asks the judge what this desk has claimed."""
+        if not questions:
+            return
+        try:
+            graded = await self._connected().grade(questions)
+            answers = [Answer(question=asked, verdict=it) for asked, it in zip(questions, graded, strict=True)]
+            await self._verdicts.add(answers)
+        except BaseException:
+            await self._verdicts.release(questions)
+            raise
+        verdicts.update((answer.question.key, answer.verdict) for answer in answers)
 
     def _connected(self) -> ClaudeGrader:
         if self._claude is None:
-            self._claude = ClaudeGrader(limiter=self._limiter)
+            self._claude = ClaudeGrader(limiter=self._limiter, holder=self._holder, prices=self._prices)
         return self._claude
 
 
-def _unpaid(verdict: Verdict) -> Verdict:
-    """A verdict that is used again: it cost something once, and nothing now."""
-    return replace(verdict, api_calls=0, input_tokens=0, output_tokens=0, cost_usd=0.0)
+def packs(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:
+    """Questions that may go in one request: about one prompt and reference, as many as their grader takes at once."""
+    alike: dict[tuple[object, ...], list[Question]] = {}
+    for question in questions:
+        grader = question.grader
+        key = (
+            grader.model,
+            grader.instructions,
+            grader.num_votes,
+            grader.pack_size,
+            question.prompt,
+            question.reference,
+        )
+        alike.setdefault(key, []).append(question)
+    for group in alike.values():
+        yield from _batches(group, group[0].grader.pack_size)
+
+
+def _batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:
+    for start in range(0, len(questions), size):
+        yield questions[start : start + size]

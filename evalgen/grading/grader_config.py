@@ -33,27 +33,40 @@ class _GraderFile(BaseModel):
     offline_options: _OfflineOptions = _OfflineOptions()
 
 
-def load_grader(model: str, config_path: str | None) -> GraderSpec:
-    """The grader that `--grader_model` and `--grader_config_path` describe.
+def load_grader(model: str, config_path: str | None, num_votes: int = 1, pack_size: int = 1) -> GraderSpec:
+    """The grader that `--grader_model`, `--grader_config_path`, `--grader_votes` and `--grader_pack_size` describe.
 
     Raises:
         ConfigError: unknown grader, unreadable or malformed config file, a missing API key.
     """
     _check_model(model)
+    if model.startswith(BATCH_PREFIX) and (num_votes, pack_size) != (1, 1):
+        raise ConfigError(
+            f"grader_model: {model} asks each question once, in a request of its own; give anthropic/<model> for "
+            "--grader_votes and --grader_pack_size"
+        )
+    if model in OFFLINE_GRADERS:
+        num_votes = pack_size = 1  # they always agree with themselves
     if config_path is None:
-        return GraderSpec(model=model, instructions=DEFAULT_INSTRUCTIONS)
+        return GraderSpec(model=model, instructions=DEFAULT_INSTRUCTIONS, num_votes=num_votes, pack_size=pack_size)
     file = _read(Path(config_path))
-    return GraderSpec(model=model, instructions=file.grader_instructions, options=file.offline_options.model_dump())
+    return GraderSpec(
+        model=model,
+        instructions=file.grader_instructions,
+        options=file.offline_options.model_dump(),
+        num_votes=num_votes,
+        pack_size=pack_size,
+    )
 
 
 def _check_model(model: str) -> None:
-    choices = f"anthropic/<model>, {', '.join(OFFLINE_GRADERS)}"
-    if not model.startswith(CLAUDE_PREFIX):
+    choices = f"anthropic/<model>, anthropic-batch/<model>, {', '.join(OFFLINE_GRADERS)}"
+    if not model.startswith((CLAUDE_PREFIX, BATCH_PREFIX)):
         if model not in OFFLINE_GRADERS:
             raise ConfigError(f"grader_model: found {model!r}, expected one of: {choices}")
         return
-    if model == CLAUDE_PREFIX:
-        raise ConfigError(f"grader_model: found no model after {CLAUDE_PREFIX!r}, expected one of: {choices}")
+    if model in (CLAUDE_PREFIX, BATCH_PREFIX):
+        raise ConfigError(f"grader_model: found no model after {model!r}, expected one of: {choices}")
     if not os.environ.get("ANTHROPIC_API_KEY") and not os.environ.get("ANTHROPIC_AUTH_TOKEN"):
         raise ConfigError(
             f"ANTHROPIC_API_KEY is not set, and {model} needs it; export the key, "

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
+from evalgen.grading.prices import PriceList
 from evalgen.grading.rate_limiter import RateLimiter
-from evalgen.records import Answer, Question, Verdict
+from evalgen.grading.shared_verdicts import Claim
+from evalgen.records import Answer, Limits, Question, Verdict
 
 
 def grade_in_process(
-    questions: Sequence[Question], *, max_connections: int = 50, requests_per_minute: float | None = None
+    questions: Sequence[Question],
+    *,
+    max_connections: int = 50,
+    requests_per_minute: float | None = None,
+    outage_budget_s: float = 900.0,
+    prices: PriceList | None = None,
 ) -> list[Verdict]:
     """Verdicts in the order of `questions`; nothing is stored.
 
@@ -20,8 +29,13 @@ def grade_in_process(
     """
 
     async def grade() -> list[Verdict]:
-        limiter = RateLimiter(requests_per_minute=requests_per_minute, max_connections=max_connections)
-        return await GradingDesk(_Forgetful(), limiter, max_connections).grade(questions)
+        limiter = RateLimiter(
+            limits=Limits(requests=requests_per_minute),
+            max_connections=max_connections,
+            breaker=Breaker(outage_budget_s),
+        )
+        async with aclosing(GradingDesk(_Forgetful(), limiter, max_connections, prices)) as desk:
+            return await desk.grade(questions)
 
     return asyncio.run(grade())
 
@@ -29,8 +43,17 @@ def grade_in_process(
 class _Forgetful:
     """`evalgen.grading.desk.Verdicts` without any."""
 
-    async def known(self, question: Question) -> Verdict | None:
-        return None
+    async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]:
+        return [Claim()] * len(questions)
+
+    async def wait(self, question: Question, holder: str) -> Verdict | None:
+        raise AssertionError("nobody else asks")
 
     async def add(self, answers: Sequence[Answer]) -> None:
+        pass
+
+    async def release(self, questions: Sequence[Question]) -> None:
+        pass
+
+    async def still_here(self, holder: str) -> None:
         pass

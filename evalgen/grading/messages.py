@@ -5,19 +5,34 @@ Sources: https://platform.claude.com/docs/en/api/messages and .../build-with-cla
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from evalgen.errors import GradingError
 from evalgen.grading.grader_config import BATCH_PREFIX, CLAUDE_PREFIX
-from evalgen.grading.question_text import REPLY_SCHEMA, JudgeReply, parse_reply, system_text, user_text
+from evalgen.grading.question_text import (
+    PACK_REPLY_SCHEMA,
+    REPLY_SCHEMA,
+    JudgeReply,
+    pack_system_text,
+    pack_user_text,
+    parse_packed_replies,
+    parse_reply,
+    system_text,
+    user_text,
+)
 from evalgen.grading.trimming import valid_trim
 from evalgen.records import Question, Verdict
 
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
+
+
+class NotAMessage(GradingError):
+    """What came back is no message: a proxy's page, or a message cut off. The next response may be one."""
 
 
 class Usage(BaseModel):
@@ -42,7 +57,14 @@ class Message(BaseModel):
 
 def message_params(question: Question) -> dict[str, Any]:
     """The body of the request that asks one question: parameters of the SDK's `messages.create`."""
-    return _params(question, user_text(question), REPLY_SCHEMA)
+    system = system_text(question.grader.instructions)
+    return _params(model_name(question), system, user_text(question), REPLY_SCHEMA)
+
+
+def pack_params(questions: Sequence[Question]) -> dict[str, Any]:
+    """The same for questions about completions of one prompt, to one judge, with one reference."""
+    system = pack_system_text(questions[0].grader.instructions)
+    return _params(model_name(questions[0]), system, pack_user_text(questions), PACK_REPLY_SCHEMA)
 
 
 def model_name(question: Question) -> str:
@@ -56,12 +78,12 @@ def read_message(body: bytes | Mapping[str, Any]) -> Message:
     """A response's body, as JSON or parsed.
 
     Raises:
-        GradingError: it is no message.
+        NotAMessage: it is none.
     """
     try:
         return Message.model_validate_json(body) if isinstance(body, bytes) else Message.model_validate(body)
     except ValidationError:
-        raise GradingError("the response is not a message of the Messages API") from None
+        raise NotAMessage("the response is not a message of the Messages API") from None
 
 
 def message_text(message: Message) -> str:
@@ -96,11 +118,26 @@ def verdict_of(reply: JudgeReply, question: Question) -> Verdict:
     return Verdict(kind=reply.verdict, trimmed_completion=trimmed, reasoning=reply.reasoning)
 
 
-def _params(question: Question, user: str, schema: Mapping[str, object]) -> dict[str, Any]:
+def verdicts_in_pack(message: Message, questions: Sequence[Question]) -> dict[str, Verdict]:
+    """By question key, the verdicts that a message gives on several questions, without those it is not clear about.
+
+    Raises:
+        GradingError: none can be read in it.
+    """
+    replies = parse_packed_replies(message_text(message))
+    times = Counter(reply.index for reply in replies)
     return {
-        "model": model_name(question),
+        questions[reply.index].key: verdict_of(reply, questions[reply.index])
+        for reply in replies
+        if times[reply.index] == 1 and 0 <= reply.index < len(questions)
+    }
+
+
+def _params(model: str, system: str, user: str, schema: Mapping[str, object]) -> dict[str, Any]:
+    return {
+        "model": model,
         "max_tokens": MAX_TOKENS,
-        "system": system_text(question.grader.instructions),
+        "system": system,
         "messages": [{"role": "user", "content": user}],
         "output_config": {"format": {"type": "json_schema", "schema": schema}},
     }

@@ -3,29 +3,81 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evalgen.errors import ConfigError
+
+SHIPPED_PRICES = Path(__file__).parents[2] / "configs" / "prices.yaml"
+BATCH_DISCOUNT = 0.5  # https://platform.claude.com/docs/en/build-with-claude/batch-processing#pricing
+# Of a request, beside what we send: the API puts the reply's schema, and how to follow it, before our text.
+MOST_HIDDEN_TOKENS = 2000
+
+
+class Price(BaseModel):
+    """USD per million tokens, without cache or batch discounts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
+
+
+class _PriceFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    as_of: date
+    source: str = ""
+    usd_per_million_tokens: dict[str, Price]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Price:
-    """List price in USD per million tokens, without cache or batch discounts."""
+class PriceList:
+    """Prices by model name without its release date."""
 
-    input_usd: float
-    output_usd: float
-    as_of: str  # ISO date on which the price was read
+    prices: Mapping[str, Price] = field(default_factory=dict)
+    as_of: str = ""  # ISO date on which they were read
 
+    def of(self, model: str) -> Price | None:
+        """`model` may end in its release date; None: not listed."""
+        return self.prices.get(model) or self.prices.get(re.sub(r"-\d{8}$", "", model))
 
-# https://platform.claude.com/docs/en/about-claude/pricing. Keys are model names without their release date.
-PRICES: dict[str, Price] = {
-    "claude-haiku-4-5": Price(input_usd=1.00, output_usd=5.00, as_of="2026-11-23"),
-    # For prompts of up to 100,000 tokens, five times that above: no question about a completion gets there.
-    "claude-haiku-5-5": Price(input_usd=0.10, output_usd=0.50, as_of="2026-11-23"),
-}
+    def cost_usd(self, model: str, input_tokens: int, output_tokens: int) -> float | None:
+        """Of these tokens; None if the model's price is unknown."""
+        price = self.of(model)
+        return None if price is None else (input_tokens * price.input + output_tokens * price.output) / 1e6
+
+    def most_usd(self, model: str, num_bytes: int, max_tokens: int) -> float:
+        """What a request of so many bytes can cost: no token is less than a byte. 0 if the price is unknown."""
+        return self.cost_usd(model, num_bytes + MOST_HIDDEN_TOKENS, max_tokens) or 0.0
 
 
 def cost_usd(model: str, input_tokens: int, output_tokens: int) -> float | None:
-    """List price of these tokens, None if the model's is unknown. `model` may end in its release date."""
-    price = PRICES.get(re.sub(r"-\d{8}$", "", model))
-    if price is None:
-        return None
-    return (input_tokens * price.input_usd + output_tokens * price.output_usd) / 1e6
+    return load_prices().cost_usd(model, input_tokens, output_tokens)
+
+
+def load_prices(path: Path | None = None) -> PriceList:
+    """The prices in a file like `configs/prices.yaml`; None: that one, and none at all where it is not there.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no list of prices.
+    """
+    if path is None and not SHIPPED_PRICES.exists():
+        return PriceList()
+    path = path or SHIPPED_PRICES
+    try:
+        content = _PriceFile.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError(f"prices_path: cannot read {path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ConfigError(f"prices_path: {path}: {where}: {first['msg'].lower()}; see configs/prices.yaml") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"prices_path: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return PriceList(prices=content.usd_per_million_tokens, as_of=content.as_of.isoformat())

@@ -1,120 +1,244 @@
-"""One gate for every request of a job: so many a minute, so many at a time, first come first served.
+"""One gate for every request of a job: rates, connections, money and the server's health, first come first served.
 
-Pure asyncio. A job has one `RateLimiter`, which a thin actor shares between the graders of all processes.
-That is why a permission is a numbered lease and not an object, and why one that nobody returns expires.
+Pure asyncio. A job has one `RateLimiter`, which a thin actor shares between the graders of all processes. They ask for
+several requests in one call, and tell later what became of them; what a dead process holds comes back by itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
+import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal, Protocol
 
-logger = logging.getLogger(__name__)
+from evalgen.grading.breaker import Breaker
+from evalgen.grading.presence import HEARTBEAT_S, Presence
+from evalgen.grading.spending import Spending
+from evalgen.grading.token_bucket import TokenBucket
+from evalgen.records import Limits
+
+PACE = 0.99  # of a limit that the server announces: requests do not arrive as evenly as they are sent
+LEARNING = 0.05  # weight of a new request in what requests are expected to take
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What one request will take."""
+
+    topic: str  # key of a question in it
+    num_bytes: int  # of what is sent
+    num_questions: int = 1
+    most_usd: float = 0.0  # it can cost no more
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a request."""
+
+    lease: int
+    # rejected: the server did not like the request; failed: the server did; unsent: nothing was asked after all
+    kind: Literal["answered", "rejected", "throttled", "failed", "abandoned", "unsent"]
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float | None = 0.0  # None: it may have been charged for, and nobody knows
+    limits: Limits = field(default_factory=Limits)  # that the server announced
+    retry_after_s: float = 0.0
+    error: str = ""
 
 
 class RequestLimiter(Protocol):
-    """What a grader needs of a limiter, here or in another process."""
+    """What graders need of a limiter, here or in another process."""
 
-    async def acquire(self) -> int:
-        """Wait for the right to send one request; returns its lease."""
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
+        """Waits until the first of some requests may be sent; returns leases for it and those after it that may too."""
         ...
 
-    async def release(self, lease: int) -> None:
-        """Give the connection back, whatever became of the request."""
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Gives leases back."""
         ...
+
+    async def still_here(self, holder: str) -> None:
+        """What `holder` has is not given to others for the next minute."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lease:
+    holder: str
+    demand: Demand
+    num_input_tokens: float  # as estimated
+    num_output_tokens: float
 
 
 class RateLimiter:
-    """A token bucket over requests a minute, and a cap on the leases held at once."""
+    """Three token buckets, a cap on requests in flight, and what `Breaker` and `Spending` say."""
 
     def __init__(
         self,
         *,
-        requests_per_minute: float | None,
         max_connections: int,
-        lease_timeout_s: float = 900.0,
+        limits: Limits | None = None,
+        breaker: Breaker | None = None,
+        spending: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`requests_per_minute` None: unlimited. `lease_timeout_s` must exceed what any request can take."""
-        assert requests_per_minute is None or requests_per_minute > 0, requests_per_minute
+        """`limits` are the user's; where the server announces lower ones, those hold. None: only the server's."""
         assert max_connections > 0, max_connections
-        self._requests_per_s = None if requests_per_minute is None else requests_per_minute / 60
-        # The API may enforce 60 a minute as 1 a second, so no more than a second's worth may go at once.
-        self._capacity = max(1.0, self._requests_per_s or 1.0)
-        self._tokens = self._capacity
-        self._refilled_at = clock()
         self._max_connections = max_connections
-        self._lease_timeout_s = lease_timeout_s
-        self._clock = clock
-        self._sleep = sleep
-        self._leases: dict[int, float] = {}  # lease -> when it was granted, oldest first
+        self._limits, self._breaker, self._spending = limits or Limits(), breaker, spending
+        self._clock, self._sleep = clock, sleep
+        self._buckets = {it.name: TokenBucket(getattr(self._limits, it.name), clock()) for it in fields(Limits)}
+        self._expected = _Expected()
+        self._leases: dict[int, _Lease] = {}
         self._lease_ids = itertools.count(1)
+        self._presence = Presence(clock)
+        self._closed_until = -math.inf  # the server said when to come back
         self._turn = asyncio.Lock()  # asyncio's locks are fair: the order of arrival is the order of service
-        self._freed = asyncio.Event()
-        self.num_granted = 0
-        self.num_reclaimed = 0
-        self.wait_s = 0.0  # summed over all granted requests
+        self._changed = asyncio.Event()
+        self.num_granted = self.num_throttled = self.num_reclaimed = 0
+        self.wait_s = 0.0  # summed over the calls of `acquire`
 
     @property
     def num_in_flight(self) -> int:
         """Leases granted and not yet returned."""
         return len(self._leases)
 
-    async def acquire(self) -> int:
-        """Wait for this request's turn; returns a lease for `release`."""
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
+        """As `RequestLimiter.acquire`.
+
+        Raises:
+            GraderUnavailable: the server has been away for too long.
+            GradingBudgetSpent: no request may be paid for any more.
+        """
         asked_at = self._clock()
         async with self._turn:
-            while (pause_s := self._pause_s()) > 0:
+            while (pause_s := self._pause_s(demands[0])) > 0:
                 await self._wait_up_to(pause_s)
-            # Nothing is awaited from here on, so a caller that is cancelled takes no token or lease with it.
-            if self._requests_per_s is not None:
-                self._tokens -= 1
-            lease = next(self._lease_ids)
-            self._leases[lease] = self._clock()
-            self.num_granted += 1
-            self.wait_s += self._leases[lease] - asked_at
-            return lease
+            # Nothing is awaited from here on, so a caller that is cancelled takes nothing with it.
+            self._presence.heard(holder)
+            leases = [self._grant(demands[0], holder)]
+            for demand in demands[1:]:
+                if self._pause_s(demand) > 0:
+                    break
+                leases.append(self._grant(demand, holder))
+            if self._spending is not None:
+                self._spending.write_down()
+            self.wait_s += self._clock() - asked_at
+            return leases
 
-    async def release(self, lease: int) -> None:
-        """Free the lease's connection. Ignored if the lease was reclaimed or released before."""
-        if self._leases.pop(lease, None) is not None:
-            self._freed.set()
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Leases that were reclaimed or settled before are passed over."""
+        for outcome in outcomes:
+            lease = self._leases.pop(outcome.lease, None)
+            if lease is not None:
+                self._learn(lease, outcome)
+        self._changed.set()
 
-    def _pause_s(self) -> float:
+    async def still_here(self, holder: str) -> None:
+        self._presence.heard(holder)
+
+    def _pause_s(self, demand: Demand) -> float:
         """0 if a request may go now, else the longest wait after which to look again."""
         now = self._clock()
-        self._reclaim_expired(now)
-        if len(self._leases) >= self._max_connections:
-            oldest = next(iter(self._leases.values()))
-            return oldest + self._lease_timeout_s - now
-        if self._requests_per_s is None:
-            return 0.0
-        self._tokens = min(self._capacity, self._tokens + (now - self._refilled_at) * self._requests_per_s)
-        self._refilled_at = now
-        # Without the tolerance, rounding could leave a remainder too small for the clock to move by.
-        return 0.0 if self._tokens >= 1 - 1e-9 else (1 - self._tokens) / self._requests_per_s
+        self._reclaim()
+        pauses = [self._closed_until - now]
+        pauses += [
+            bucket.pause_s(amount, now)
+            for bucket, amount in zip(self._buckets.values(), self._takes(demand), strict=True)
+        ]
+        if self._breaker is not None:
+            pauses.append(self._breaker.pause_s(now))
+        is_affordable = self._spending is None or self._spending.fits(demand.most_usd)
+        if len(self._leases) >= self._max_connections or not is_affordable:
+            pauses.append(math.inf)  # until something in flight is settled
+        return max(pauses)
 
-    def _reclaim_expired(self, now: float) -> None:
-        """Free the connections of clients that died without returning them."""
-        while self._leases:
-            lease, granted_at = next(iter(self._leases.items()))
-            if now < granted_at + self._lease_timeout_s:
-                return
-            del self._leases[lease]
-            self.num_reclaimed += 1
-            logger.warning("request lease %d not returned after %.0f s: reclaimed", lease, now - granted_at)
+    def _takes(self, demand: Demand) -> tuple[float, float, float]:
+        """Requests, input tokens and output tokens: an estimate, put right when the request is settled."""
+        expected = self._expected
+        return 1.0, demand.num_bytes * expected.tokens_of_byte, demand.num_questions * expected.tokens_of_answer
+
+    def _grant(self, demand: Demand, holder: str) -> int:
+        lease = next(self._lease_ids)
+        takes = self._takes(demand)
+        for bucket, amount in zip(self._buckets.values(), takes, strict=True):
+            bucket.take(amount)
+        self._leases[lease] = _Lease(
+            holder=holder, demand=demand, num_input_tokens=takes[1], num_output_tokens=takes[2]
+        )
+        if self._breaker is not None:
+            self._breaker.sent(lease)
+        if self._spending is not None:
+            self._spending.reserve(lease, demand.most_usd)
+        self.num_granted += 1
+        return lease
+
+    def _learn(self, lease: _Lease, outcome: Outcome) -> None:
+        """From what became of a request: what others will take, how fast they may go, whether the server is well."""
+        now = self._clock()
+        self._follow(outcome.limits, now)
+        if self._spending is not None:
+            self._spending.settle(outcome.lease, outcome.cost_usd)
+        if outcome.kind == "throttled":
+            self.num_throttled += 1
+            self._closed_until = max(self._closed_until, now + outcome.retry_after_s)
+        if outcome.kind == "answered" and outcome.input_tokens:
+            self._buckets["input_tokens"].take(outcome.input_tokens - lease.num_input_tokens)
+            self._buckets["output_tokens"].take(outcome.output_tokens - lease.num_output_tokens)
+            self._expected.learn(lease.demand, outcome)
+        if self._breaker is None:
+            return
+        if outcome.kind == "unsent":
+            self._breaker.unsent(outcome.lease)
+        elif outcome.kind == "failed":
+            self._breaker.failed(outcome.lease, lease.demand.topic, outcome.error, now)
+        elif outcome.kind == "abandoned":
+            self._breaker.failed(outcome.lease, lease.demand.topic, "the process that asked has ended", now)
+        else:
+            self._breaker.answered()
+
+    def _follow(self, announced: Limits, now: float) -> None:
+        """The server's limits may change at any time; the user's hold all the same."""
+        for name, bucket in self._buckets.items():
+            limit, own = getattr(announced, name), getattr(self._limits, name)
+            if limit is not None:
+                pace = min(PACE * limit, own or math.inf)
+                if pace != bucket.per_minute:
+                    bucket.set_rate(pace, now)
+
+    def _reclaim(self) -> None:
+        """What dead processes held. Their requests may have been answered, and paid for."""
+        for holder in self._presence.leave():
+            held = [lease for lease, it in self._leases.items() if it.holder == holder]
+            self.num_reclaimed += len(held)
+            for lease in held:
+                self._learn(self._leases.pop(lease), Outcome(lease=lease, kind="abandoned", cost_usd=None))
 
     async def _wait_up_to(self, pause_s: float) -> None:
-        """Return after `pause_s`, or as soon as a connection is freed."""
-        self._freed.clear()
-        waits = [asyncio.ensure_future(self._sleep(pause_s)), asyncio.ensure_future(self._freed.wait())]
+        """Returns after `pause_s`, or as soon as something has changed."""
+        self._changed.clear()
+        longest_s = min(pause_s, HEARTBEAT_S)  # to look for the dead
+        waits = [asyncio.ensure_future(self._sleep(longest_s)), asyncio.ensure_future(self._changed.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+class _Expected:
+    """What requests take, learned from those that were answered."""
+
+    def __init__(self) -> None:
+        self.tokens_of_byte = 0.3
+        self.tokens_of_answer = 100.0
+
+    def learn(self, demand: Demand, outcome: Outcome) -> None:
+        of_byte = outcome.input_tokens / max(1, demand.num_bytes)
+        of_answer = outcome.output_tokens / demand.num_questions
+        self.tokens_of_byte += LEARNING * (of_byte - self.tokens_of_byte)
+        self.tokens_of_answer += LEARNING * (of_answer - self.tokens_of_answer)

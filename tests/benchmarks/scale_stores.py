@@ -32,8 +32,9 @@ from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
 from evalgen.grading.desk import GradingDesk
 from evalgen.grading.rate_limiter import RateLimiter
+from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.job import DatasetPlan
-from evalgen.records import Answer, Checkpoint, GraderSpec, Query, Question, SamplingUnit, Verdict
+from evalgen.records import Checkpoint, GraderSpec, Query, SamplingUnit
 from evalgen.samples import SAMPLES_SCHEMA
 from evalgen.timings import Timings
 from evalgen.tokenization import load_tokenizer
@@ -119,7 +120,7 @@ def sample(experiment: Experiment, plan: DatasetPlan, num_replicas: int, num_dis
 def grade(experiment: Experiment, plan: DatasetPlan) -> VerdictStore:
     """Judges every completion of every unit, deduplicated as the pipeline does it: within the unit."""
     store, verdicts = UnitStore(experiment.samples), VerdictStore(experiment.verdicts)
-    desk = GradingDesk(_Local(verdicts), RateLimiter(requests_per_minute=None, max_connections=1), max_connections=1)
+    desk = GradingDesk(SharedVerdicts(verdicts), RateLimiter(max_connections=1), max_connections=1)
     queries = {query.id: query for query in plan.queries}
     for unit in store.stored:
         table = store.load(unit.unit_id).select(["prompt_id", "completion"])
@@ -182,19 +183,6 @@ class SampleRule:
             return self._reference + [self._newline] * which, REFERENCE + "\n" * which
         digits = f"{prompt:06d}{which:02d}"
         return self._reference[:1] + [self._digits[int(digit)] for digit in digits], f" Grace{digits}"
-
-
-class _Local:
-    """`evalgen.grading.desk.Verdicts` in this process."""
-
-    def __init__(self, store: VerdictStore) -> None:
-        self._store = store
-
-    async def known(self, question: Question) -> Verdict | None:
-        return self._store.known(question)
-
-    async def add(self, answers: Sequence[Answer]) -> None:
-        self._store.add(answers)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ import pytest
 from evalgen.grading import claude
 from evalgen.grading.claude import ClaudeGrader
 from evalgen.grading.question_text import REPLY_SCHEMA
-from evalgen.grading.rate_limiter import RateLimiter
+from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
 from tests import messages_api
 from tests.claude_calls import grade, grade_all, question, sdk_pointed_at_messages_api, unlimited
 from tests.messages_api import Json, MessagesApi
@@ -90,7 +90,7 @@ def test_no_more_requests_are_in_flight_than_the_limiter_allows() -> None:
         return messages_api.honest_judge(data)
 
     with sdk_pointed_at_messages_api(judge) as paired:
-        limiter = RateLimiter(requests_per_minute=None, max_connections=2)
+        limiter = RateLimiter(max_connections=2)
         verdicts = grade_all(*[question()] * 10, limiter=limiter)
     assert [verdict.kind for verdict in verdicts] == ["equivalent"] * 10
     assert paired.max_in_flight == 2
@@ -102,11 +102,14 @@ def test_time_in_the_limiters_queue_is_no_part_of_the_retry_budget(
     now = [0.0]
 
     class LongQueue:
-        async def acquire(self) -> int:
+        async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
             now[0] += 1000
-            return 1
+            return [1]
 
-        async def release(self, lease: int) -> None:
+        async def settle(self, outcomes: Sequence[Outcome]) -> None:
+            pass
+
+        async def still_here(self, holder: str) -> None:
             pass
 
     monkeypatch.setattr(claude, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -124,7 +127,7 @@ def test_a_cancelled_question_gives_its_lease_back() -> None:
 
     async def cancel_in_flight(limiter: RateLimiter) -> None:
         grader = ClaudeGrader(limiter=limiter)
-        task = asyncio.create_task(grader.grade(question()))
+        task = asyncio.create_task(grader.grade([question()]))
         await asyncio.to_thread(arrived.wait, 30)
         assert limiter.num_in_flight == 1
         task.cancel()

@@ -112,10 +112,23 @@ UNUSABLE = {
     "max_tokens": messages_api.message(GOOD_TEXT, stop_reason="max_tokens"),
     "refusal": messages_api.message(GOOD_TEXT, stop_reason="refusal"),
     "unheard-of stop reason": messages_api.message(GOOD_TEXT, stop_reason="pause_turn"),
+}
+NO_MESSAGE = {
     "not a message": Reply(body={}),
     "a web page": Reply(body="<html>Welcome to the hotel's network</html>"),
     "broken JSON": Reply(body='{"type": "message", "content": ['),
 }
+
+
+@pytest.mark.parametrize("reply", NO_MESSAGE.values(), ids=NO_MESSAGE.keys())
+def test_what_is_no_message_at_all_is_waited_out_like_a_failing_server(api: MessagesApi, reply: Reply) -> None:
+    api.script(*[reply] * 5)
+    patient = grade()
+    assert (patient.kind, patient.api_calls) == ("equivalent", 6)
+    api.script(*[reply] * 5)
+    impatient = grade(retry_budget_s=10, backoff=wait_fixed(4), sleep=RecordedSleep())
+    assert (impatient.kind, impatient.api_calls) == ("ungraded", 3)
+    assert impatient.error == "the response is not a message of the Messages API"
 
 
 @pytest.mark.parametrize("reply", UNUSABLE.values(), ids=UNUSABLE.keys())
@@ -138,7 +151,6 @@ def test_an_unusable_reply_is_asked_again_and_then_ungraded_never_not_equivalent
         ("refusal", "refused the question"),
         ("max_tokens", "incomplete (stop_reason max_tokens)"),
         ("no text block", "has no text"),
-        ("a web page", "not a message of the Messages API"),
         ("no verdict", "malformed: verdict: Field required"),
     ],
 )
@@ -159,7 +171,7 @@ def test_the_tokens_of_unusable_replies_are_paid_for_and_counted(api: MessagesAp
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_request_refused_for_its_content_loses_that_question_alone(api: MessagesApi, status: int) -> None:
     api.script(messages_api.error(status, "invalid_request_error", "prompt is too long: 210000 tokens"))
-    one_at_a_time = RateLimiter(requests_per_minute=None, max_connections=1)
+    one_at_a_time = RateLimiter(max_connections=1)
     refused, judged = grade_all(question(), question(), limiter=one_at_a_time)
     assert (refused.kind, refused.api_calls) == ("ungraded", 1)
     assert refused.error is not None and "prompt is too long" in refused.error

@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from evalgen.errors import GraderUnavailable
+from evalgen.errors import GraderUnavailable, GradingBudgetSpent
 from evalgen.grading.desk import GradingDesk
+from evalgen.grading.prices import load_prices
+from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.shared_verdicts import SharedVerdicts
+from evalgen.grading.spending import Spending
 from evalgen.records import Answer, GraderSpec, Question, Verdict
+from evalgen.verdict_store import VerdictStore, spent_usd
 from tests import messages_api
 from tests.claude_calls import question, sdk_pointed_at_messages_api, unlimited
 from tests.messages_api import MessagesApi, honest_judge
 
 
-class Memory:
-    """Verdicts in a dict, as `evalgen.grading.desk.Verdicts`."""
+class Watched(VerdictStore):
+    """Remembers what was added."""
 
-    def __init__(self, *known: tuple[Question, Verdict]) -> None:
-        self.stored = {asked.key: verdict for asked, verdict in known}
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
         self.added: list[Answer] = []
 
-    async def known(self, question: Question) -> Verdict | None:
-        await asyncio.sleep(0)
-        return self.stored.get(question.key)
-
-    async def add(self, answers: Sequence[Answer]) -> None:
-        await asyncio.sleep(0)
+    def add(self, answers: Sequence[Answer]) -> None:
+        super().add(answers)
         self.added += answers
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Watched:
+    return Watched(tmp_path)
 
 
 @pytest.fixture
@@ -43,80 +53,88 @@ def offline(completion: str) -> Question:
     return Question(grader=grader, prompt="p", reference=" r", completion=completion)
 
 
-def run(memory: Memory, *batches: Sequence[Question]) -> list[list[Verdict]]:
-    """The batches graded at one desk, all at once."""
+def run(store: VerdictStore, *batches: Sequence[Question], num_desks: int = 1) -> list[list[Verdict]]:
+    """The batches graded at so many desks in turn, all at once."""
 
     async def grade() -> list[list[Verdict]]:
-        desk = GradingDesk(memory, unlimited(), max_connections=10)
-        return await asyncio.gather(*map(desk.grade, batches))
+        shared, limiter = SharedVerdicts(store), unlimited()
+        desks = [GradingDesk(shared, limiter, max_connections=10, prices=load_prices()) for _ in range(num_desks)]
+        turns = itertools.cycle(desks)
+        return await asyncio.gather(*(next(turns).grade(batch) for batch in batches))
 
     return asyncio.run(grade())
 
 
-def test_equal_questions_in_flight_are_asked_once(api: MessagesApi) -> None:
-    memory = Memory()
+@pytest.mark.parametrize("num_desks", [1, 2])
+def test_equal_questions_in_flight_are_asked_once(api: MessagesApi, store: Watched, num_desks: int) -> None:
     same, other = question(" Grace Miller"), question(" Ethan Parker")
-    first, second = run(memory, [same, other, same], [other, question(" Grace Miller")])
+    batches = [same, other, same], [other, question(" Grace Miller")]
+    first, second = run(store, *batches, num_desks=num_desks)
     assert [v.kind for v in first] == ["equivalent", "not_equivalent", "equivalent"]
     assert [v.kind for v in second] == ["not_equivalent", "equivalent"]
     assert api.calls == 2
-    assert sorted(a.question.completion for a in memory.added) == [" Ethan Parker", " Grace Miller"]
+    assert sorted(a.question.completion for a in store.added) == [" Ethan Parker", " Grace Miller"]
 
 
-def test_a_question_answered_before_is_not_asked_again(api: MessagesApi) -> None:
-    async def twice() -> list[list[Verdict]]:
-        desk = GradingDesk(Memory(), unlimited(), max_connections=10)
-        return [await desk.grade([question()]), await desk.grade([question()])]
+def test_every_question_is_asked_exactly_once_over_many_desks_and_batches(api: MessagesApi, store: Watched) -> None:
+    asked = [question(f" Grace Miller {number % 37}") for number in range(400)]
+    batches = [asked[start::8] for start in range(8)]
+    verdicts = run(store, *batches, num_desks=4)
+    assert all(v.kind == "equivalent" for batch in verdicts for v in batch)
+    assert api.calls == 37
+    assert sum(v.api_calls for v in map(store.known, map(question, {q.completion for q in asked})) if v) == 37
 
-    first, second = asyncio.run(twice())
-    assert first == second and api.calls == 1
+
+def test_a_question_answered_before_is_not_asked_again(api: MessagesApi, store: Watched) -> None:
+    ((first,),), ((second,),) = run(store, [question()]), run(store, [question()])
+    assert first.kind == second.kind and api.calls == 1
+    assert (first.api_calls, second.api_calls, second.cost_usd) == (1, 0, 0.0)
 
 
-def test_a_verdict_from_the_cache_is_not_asked_and_is_marked(api: MessagesApi) -> None:
+def test_a_verdict_from_the_cache_is_not_asked_and_is_marked(api: MessagesApi, tmp_path: Path) -> None:
     known = Verdict(kind="not_equivalent", reasoning="earlier")
-    memory = Memory((question(" Grace Miller"), known))
-    ((verdict,),) = run(memory, [question(" Grace Miller")])
+    earlier = VerdictStore(tmp_path / "earlier")
+    earlier.add([Answer(question=question(" Grace Miller"), verdict=known)])
+    earlier.close()
+    store = VerdictStore(tmp_path / "now", list((tmp_path / "earlier").iterdir()))
+    ((verdict,),) = run(store, [question(" Grace Miller")])
     assert verdict == known and api.calls == 0
-    assert [(a.verdict, a.from_cache) for a in memory.added] == [(known, True)]
+    store.close()
+    (row,) = pq.read_table(tmp_path / "now" / "0000.parquet").to_pylist()
+    assert (row["verdict"], row["from_cache"], row["cost_usd"]) == ("not_equivalent", True, 0.0)
 
 
-def test_an_offline_grader_needs_no_server_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_offline_grader_needs_no_server_and_no_key(monkeypatch: pytest.MonkeyPatch, store: Watched) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    memory = Memory()
-    ((wrong, right, again),) = run(memory, [offline(" x"), offline(" r"), offline(" r")])
+    ((wrong, right, again),) = run(store, [offline(" x"), offline(" r"), offline(" r")])
     assert (wrong.kind, right.kind, again.kind) == ("not_equivalent", "equivalent", "equivalent")
-    assert len(memory.added) == 2 and not any(a.from_cache for a in memory.added)
+    assert len(store.added) == 2 and not any(a.from_cache for a in store.added)
 
 
-def test_verdicts_are_in_the_order_of_mixed_questions(api: MessagesApi) -> None:
+def test_verdicts_are_in_the_order_of_mixed_questions(api: MessagesApi, store: Watched) -> None:
     asked = [offline(" r"), question(" Ethan"), offline(" x"), question(" Grace Miller"), offline(" r")]
-    (verdicts,) = run(Memory(), asked)
+    (verdicts,) = run(store, asked)
     assert [v.kind for v in verdicts] == ["equivalent", "not_equivalent", "not_equivalent", "equivalent", "equivalent"]
-    assert run(Memory(), []) == [[]]
+    assert run(store, []) == [[]]
 
 
-def test_an_ungraded_question_is_stored_as_such_and_the_others_are_graded(api: MessagesApi) -> None:
+def test_an_ungraded_question_is_stored_as_such_and_the_others_are_graded(api: MessagesApi, store: Watched) -> None:
     api.script(*[messages_api.message("not JSON")] * 2)  # for the first question, twice
-
-    async def one_after_the_other(memory: Memory) -> list[Verdict]:
-        desk = GradingDesk(memory, unlimited(), max_connections=10)
-        return [*await desk.grade([question(" a")]), *await desk.grade([question(" Grace Miller")])]
-
-    memory = Memory()
-    first, second = asyncio.run(one_after_the_other(memory))
+    ((first,),), ((second,),) = run(store, [question(" a")]), run(store, [question(" Grace Miller")])
     assert (first.kind, second.kind) == ("ungraded", "equivalent")
-    assert [(a.verdict.kind, a.from_cache) for a in memory.added] == [("ungraded", False), ("equivalent", False)]
+    assert [(a.verdict.kind, a.from_cache) for a in store.added] == [("ungraded", False), ("equivalent", False)]
 
 
-def test_a_refused_key_stops_every_caller_and_stores_nothing(api: MessagesApi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_key_stops_every_caller_and_stores_nothing(
+    api: MessagesApi, monkeypatch: pytest.MonkeyPatch, store: Watched
+) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-wrong")
-    memory = Memory()
     with pytest.raises(GraderUnavailable):
-        run(memory, [question(" a")], [question(" a"), question(" b")])
-    assert memory.added == []
+        run(store, [question(" a")], [question(" a"), question(" b")])
+    assert store.added == []
 
 
-def test_a_caller_that_is_cancelled_does_not_take_the_answer_from_another() -> None:
+def test_a_caller_that_is_cancelled_does_not_take_the_answer_from_another(store: Watched) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def slow_judge(of: dict[str, str]) -> messages_api.Json:
@@ -124,8 +142,8 @@ def test_a_caller_that_is_cancelled_does_not_take_the_answer_from_another() -> N
         assert go_on.wait(10)
         return honest_judge(of)
 
-    async def scenario(memory: Memory) -> list[Verdict]:
-        desk = GradingDesk(memory, unlimited(), max_connections=10)
+    async def scenario() -> list[Verdict]:
+        desk = GradingDesk(SharedVerdicts(store), unlimited(), max_connections=10)
         first = asyncio.create_task(desk.grade([question(" Grace Miller")]))
         await asyncio.to_thread(asked.wait, 10)
         second = asyncio.create_task(desk.grade([question(" Grace Miller")]))
@@ -134,29 +152,52 @@ def test_a_caller_that_is_cancelled_does_not_take_the_answer_from_another() -> N
         go_on.set()
         return await second
 
-    with sdk_pointed_at_messages_api(slow_judge) as api:
-        memory = Memory()
-        (verdict,) = asyncio.run(scenario(memory))
-        assert verdict.kind == "equivalent" and api.calls == 1 and len(memory.added) == 1
+    with sdk_pointed_at_messages_api(slow_judge):
+        (verdict,) = asyncio.run(scenario())
+        assert verdict.kind == "equivalent" and len(store.added) == 1
 
 
-def test_no_more_questions_are_at_work_than_there_are_connections(api: MessagesApi) -> None:
-    """The rest wait at the desk: a limiter in another process has only so many places to wait in."""
+def test_no_more_questions_are_at_work_than_there_are_connections(api: MessagesApi, store: Watched) -> None:
+    """The rest wait at the desk, and not in another process."""
     waiting, most = 0, 0
 
-    class Watched:
-        async def acquire(self) -> int:
+    class Counting(RateLimiter):
+        async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
             nonlocal waiting, most
-            waiting += 1
+            leases = await super().acquire(demands, holder)
+            waiting += len(leases)
             most = max(most, waiting)
             await asyncio.sleep(0)
-            return 1
+            return leases
 
-        async def release(self, lease: int) -> None:
+        async def settle(self, outcomes: Sequence[Outcome]) -> None:
             nonlocal waiting
-            waiting -= 1
+            waiting -= len(outcomes)
+            await super().settle(outcomes)
 
     questions = [question(f" Grace Miller {n}") for n in range(40)]
-    verdicts = asyncio.run(GradingDesk(Memory(), Watched(), max_connections=3).grade(questions))
-    assert len(verdicts) == 40
-    assert most == 3
+    desk = GradingDesk(SharedVerdicts(store), Counting(max_connections=100), max_connections=3)
+    assert len(asyncio.run(desk.grade(questions))) == 40
+    assert most <= 4  # one that is answered is settled a moment later
+
+
+def test_what_may_not_be_paid_for_stops_the_job_and_keeps_what_was_paid(api: MessagesApi, tmp_path: Path) -> None:
+    """Over two parts of a job; the server's own books say what was charged."""
+    prices = load_prices()
+    cap = 0.1
+
+    async def grade(store: VerdictStore, start: int) -> None:
+        spending = Spending(tmp_path, cap, spent_usd(tmp_path))
+        gate = RateLimiter(max_connections=10, spending=spending)
+        desk = GradingDesk(SharedVerdicts(store), gate, max_connections=10, prices=prices)
+        await desk.grade([question(f" Grace Miller {number}") for number in range(start, start + 300)])
+
+    for start in (0, 1_000):
+        store = VerdictStore(tmp_path)
+        with pytest.raises(GradingBudgetSpent):
+            asyncio.run(grade(store, start))
+        store.close()
+    bodies = [len(json.dumps(request.body)) // 4 for request in api.requests]
+    charged = sum(prices.cost_usd("claude-haiku-4-5", tokens, 60) or 0.0 for tokens in bodies)
+    assert 0.5 * cap < charged <= cap
+    assert spent_usd(tmp_path) <= cap

@@ -85,7 +85,8 @@ def test_json_nested_too_deep_is_a_configuration_error(tmp_path: Path) -> None:
 )
 def test_an_unknown_grader_lists_the_known_ones(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
-    with pytest.raises(ConfigError, match=r"expected one of: anthropic/<model>, offline/exact, offline/person_name"):
+    choices = "anthropic/<model>, anthropic-batch/<model>, offline/exact, offline/person_name"
+    with pytest.raises(ConfigError, match=f"expected one of: {choices}"):
         load_grader(model, None)
 
 

@@ -1,206 +1,371 @@
-"""The limiter's promises, on a clock that only the test moves."""
+"""The limiter's promises, in virtual time; and how near it comes to what a strict server allows."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Coroutine
+import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalgen.grading.rate_limiter import RateLimiter, RequestLimiter
+from evalgen.errors import GraderUnavailable
+from evalgen.grading.breaker import Breaker
+from evalgen.grading.leases import Leases
+from evalgen.grading.presence import SILENCE_S
+from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.server_limits import announced_limits
+from evalgen.records import Limits
+from tests.chaos import limits as server
+from tests.virtual_time import now, run_in_virtual_time, until_all_wait
+
+HOLDER = "a process"
 
 
-class FakeTime:
-    """A clock and its sleep. Time passes only in `advance`, which then lets every task run until it waits."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
-
-    def clock(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._sleepers.append((self.now + seconds, future))
-        await future
-
-    async def advance(self, seconds: float) -> None:
-        """Wakes the sleepers one after another, each at its own time."""
-        await settle()
-        end = self.now + seconds
-        while due := [sleeper for sleeper in self._sleepers if sleeper[0] <= end and not sleeper[1].done()]:
-            self.now, future = min(due, key=lambda sleeper: sleeper[0])
-            future.set_result(None)
-            await settle()
-        self.now = end
+def limiter(max_connections: int = 1_000, *, breaker: Breaker | None = None, **limits: float) -> RateLimiter:
+    return RateLimiter(limits=Limits(**limits), max_connections=max_connections, breaker=breaker, clock=now)
 
 
-async def settle() -> None:
-    """Let every other task run until all of them wait."""
-    for _ in range(50):
-        await asyncio.sleep(0)
+def demand(topic: str = "", num_bytes: int = 1000) -> Demand:
+    return Demand(topic=topic, num_bytes=num_bytes)
 
 
-def limiter(
-    time: FakeTime,
-    *,
-    requests_per_minute: float | None = None,
-    max_connections: int = 1_000,
-    **options: float,
-) -> RateLimiter:
-    return RateLimiter(
-        requests_per_minute=requests_per_minute,
-        max_connections=max_connections,
-        clock=time.clock,
-        sleep=time.sleep,
-        **options,
-    )
+def answered(lease: int, input_tokens: int = 300, output_tokens: int = 100, **more: object) -> Outcome:
+    base = Outcome(lease=lease, kind="answered", input_tokens=input_tokens, output_tokens=output_tokens)
+    return replace(base, **more)  # type: ignore[arg-type]
 
 
-def run(test: Coroutine[None, None, None]) -> None:
-    asyncio.run(test)
-
-
-async def ask(gate: RequestLimiter, name: int, served: list[tuple[int, int]]) -> None:
-    served.append((name, await gate.acquire()))
+async def one(gate: RateLimiter, holder: str = HOLDER) -> int:
+    (lease,) = await gate.acquire([demand()], holder)
+    return lease
 
 
 def test_requests_are_spread_over_the_minute_and_served_in_order() -> None:
     async def scenario() -> None:
-        time, served = FakeTime(), list[tuple[int, int]]()
-        gate = limiter(time, requests_per_minute=30)
-        tasks = [asyncio.create_task(ask(gate, name, served)) for name in range(6)]
-        counts = []
-        for _ in range(6):
-            await time.advance(0)
-            counts.append(len(served))
-            await time.advance(2)
-        assert counts == [1, 2, 3, 4, 5, 6]
+        gate, served = limiter(requests=30), list[tuple[int, float]]()
+
+        async def ask(name: int) -> None:
+            await one(gate)
+            served.append((name, now() - started_at))
+
+        started_at = now()
+        await asyncio.gather(*map(ask, range(6)))
         assert [name for name, _ in served] == list(range(6))
+        assert [at for _, at in served] == pytest.approx([0, 2, 4, 6, 8, 10])
         assert gate.num_granted == 6
         assert gate.wait_s == pytest.approx(2 + 4 + 6 + 8 + 10)
-        await asyncio.gather(*tasks)
 
-    run(scenario())
+    run_in_virtual_time(scenario())
 
 
 @settings(max_examples=50, deadline=None)
 @given(
-    requests_per_minute=st.floats(1, 10_000),
+    per_minute=st.floats(1, 10_000),
     steps=st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), min_size=1, max_size=10),
 )
-def test_no_stretch_of_time_sees_more_than_its_share(
-    requests_per_minute: float, steps: list[tuple[int, float]]
-) -> None:
+def test_no_stretch_of_time_sees_more_than_its_share(per_minute: float, steps: list[tuple[int, float]]) -> None:
     async def scenario() -> None:
-        time = FakeTime()
-        gate = limiter(time, requests_per_minute=requests_per_minute)
-        granted_at: list[float] = []
+        gate, granted_at = limiter(requests=per_minute), list[float]()
 
-        async def one() -> None:
-            await gate.acquire()
-            granted_at.append(time.now)
+        async def ask() -> None:
+            await one(gate)
+            granted_at.append(now())
 
         tasks = []
         for num_new, pause in steps:
-            tasks += [asyncio.create_task(one()) for _ in range(num_new)]
-            await time.advance(pause)
+            tasks += [asyncio.create_task(ask()) for _ in range(num_new)]
+            await asyncio.sleep(pause)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        burst, rate = max(1.0, requests_per_minute / 60), requests_per_minute / 60
+        burst, rate = max(1.0, per_minute / 60), per_minute / 60
         for first, last in itertools.combinations(range(len(granted_at)), 2):
             num, stretch = last - first + 1, granted_at[last] - granted_at[first]
             assert num <= burst + stretch * rate + 1e-6
 
-    run(scenario())
+    run_in_virtual_time(scenario())
 
 
 def test_an_idle_limiter_saves_up_no_more_than_a_seconds_worth() -> None:
     async def scenario() -> None:
-        time, served = FakeTime(), list[tuple[int, int]]()
-        gate = limiter(time, requests_per_minute=300)  # 5 a second
-        await time.advance(3600)
-        tasks = [asyncio.create_task(ask(gate, name, served)) for name in range(20)]
-        await time.advance(0)
-        assert len(served) == 5
-        await time.advance(3)
-        await asyncio.gather(*tasks)
+        gate = limiter(requests=300)  # 5 a second
+        await asyncio.sleep(3600)
+        assert len(await gate.acquire([demand()] * 20, HOLDER)) == 5
 
-    run(scenario())
+    run_in_virtual_time(scenario())
 
 
-def test_without_a_rate_only_connections_are_limited() -> None:
+def test_a_call_for_many_gets_what_may_go_now_and_waits_for_the_first_alone() -> None:
     async def scenario() -> None:
-        time, served = FakeTime(), list[tuple[int, int]]()
-        gate = limiter(time, max_connections=3)
-        tasks = [asyncio.create_task(ask(gate, name, served)) for name in range(5)]
-        await settle()
-        assert gate.num_in_flight == len(served) == 3
-        await gate.release(served[1][1])
-        await settle()
-        assert [name for name, _ in served] == [0, 1, 2, 3]
-        await gate.release(served[0][1])
-        await asyncio.gather(*tasks)
+        gate = limiter(max_connections=3)
+        leases = await gate.acquire([demand()] * 5, HOLDER)
+        assert len(leases) == 3 == gate.num_in_flight
+        waiting = asyncio.create_task(gate.acquire([demand()] * 2, HOLDER))
+        await until_all_wait()
+        assert not waiting.done()
+        await gate.settle([answered(leases[0])])
+        assert len(await waiting) == 1
         assert gate.num_in_flight == 3
 
-    run(scenario())
+    run_in_virtual_time(scenario())
 
 
-def test_releasing_twice_frees_one_connection() -> None:
+def test_settling_twice_frees_one_connection() -> None:
     async def scenario() -> None:
-        gate = limiter(FakeTime(), max_connections=2)
-        first, _ = await gate.acquire(), await gate.acquire()
-        await gate.release(first)
-        await gate.release(first)
-        await gate.release(999)
+        gate = limiter(max_connections=2)
+        first, _ = await gate.acquire([demand()] * 2, HOLDER)
+        await gate.settle([answered(first), answered(first), answered(999)])
         assert gate.num_in_flight == 1
 
-    run(scenario())
+    run_in_virtual_time(scenario())
 
 
-def test_the_lease_of_a_killed_client_is_reclaimed(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_silent_process_holds_is_reclaimed_and_what_a_living_one_holds_is_not() -> None:
     async def scenario() -> None:
-        time, served = FakeTime(), list[tuple[int, int]]()
-        gate = limiter(time, max_connections=1, lease_timeout_s=900)
-        lost = await gate.acquire()
-        task = asyncio.create_task(ask(gate, 1, served))
-        await time.advance(899)
-        assert not served
-        await time.advance(1)
-        await task
-        assert gate.num_reclaimed == 1
-        await gate.release(lost)  # it was only slow: its lease is another's connection by now
+        gate = limiter(max_connections=1)
+        lost = await one(gate, "dies")
+        waiting = asyncio.create_task(one(gate, "lives"))
+        await asyncio.sleep(SILENCE_S - 1)
+        assert not waiting.done()
+        await asyncio.sleep(20)
+        assert waiting.done() and gate.num_reclaimed == 1
+        await gate.settle([answered(lost)])  # it was only slow: its lease is another's connection by now
         assert gate.num_in_flight == 1
+        third = asyncio.create_task(one(gate, "third"))
+        for _ in range(20):
+            await gate.still_here("lives")
+            await asyncio.sleep(SILENCE_S / 2)
+        assert not third.done() and gate.num_in_flight == 1
+        third.cancel()
 
-    run(scenario())
-    assert "reclaimed" in caplog.text
+    run_in_virtual_time(scenario())
 
 
 def test_a_waiter_that_gives_up_holds_nobody_back_and_takes_nothing() -> None:
     async def scenario() -> None:
-        time, served = FakeTime(), list[tuple[int, int]]()
-        gate = limiter(time, requests_per_minute=60, max_connections=1)
-        held = await gate.acquire()
-        first, second, third = (asyncio.create_task(ask(gate, name, served)) for name in range(3))
-        await time.advance(10)
+        gate = limiter(max_connections=1, requests=60)
+        held = await one(gate)
+        first, second, third = (asyncio.create_task(one(gate)) for _ in range(3))
+        await asyncio.sleep(10)
         first.cancel()  # the one whose turn it is
         second.cancel()  # one behind it
-        await gate.release(held)
+        await gate.settle([answered(held)])
         await asyncio.gather(first, second, third, return_exceptions=True)
-        assert [name for name, _ in served] == [2]
+        assert third.exception() is None
         assert (gate.num_granted, gate.num_in_flight) == (2, 1)
 
-    run(scenario())
+    run_in_virtual_time(scenario())
 
 
-@pytest.mark.parametrize(("requests_per_minute", "max_connections"), [(0, 1), (-1, 1), (None, 0)])
-def test_a_limit_that_would_let_nothing_through_is_refused(
-    requests_per_minute: float | None, max_connections: int
+def test_tokens_are_reserved_by_estimate_and_settled_by_use() -> None:
+    """1,000 bytes are taken for 300 tokens until it is known that they are 600."""
+
+    async def scenario() -> None:
+        gate, started_at = limiter(input_tokens=60 * 300), now()
+        for _ in range(50):
+            lease = await one(gate)
+            await gate.settle([answered(lease, input_tokens=600)])
+        assert now() - started_at == pytest.approx(50 * 2, rel=0.05)
+
+    run_in_virtual_time(scenario())
+
+
+def test_a_request_larger_than_the_bucket_goes_and_leaves_a_debt() -> None:
+    async def scenario() -> None:
+        gate, started_at = limiter(input_tokens=600), now()  # 10 a second
+        lease = await one(gate)
+        await gate.settle([answered(lease, input_tokens=600)])
+        await one(gate)
+        assert 50 < now() - started_at < 70
+
+    run_in_virtual_time(scenario())
+
+
+def test_retry_after_holds_back_everyone() -> None:
+    async def scenario() -> None:
+        gate, started_at = limiter(), now()
+        lease = await one(gate)
+        await gate.settle([Outcome(lease=lease, kind="throttled", retry_after_s=30)])
+        await one(gate, "another process")
+        assert now() - started_at == pytest.approx(30)
+        assert gate.num_throttled == 1
+
+    run_in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize(("announced", "expected"), [(600, 600), (6_000, 1_200), (60, 60)])
+def test_the_lower_of_the_users_and_the_servers_limit_holds(announced: float, expected: float) -> None:
+    async def scenario() -> None:
+        gate = limiter(requests=1_200)
+        await gate.settle([answered(await one(gate), limits=Limits(requests=announced))])
+        await asyncio.sleep(60)
+        started_at = now()
+        for _ in range(200):
+            await gate.settle([answered(await one(gate))])
+        burst = expected / 60
+        assert now() - started_at == pytest.approx((200 - burst) * 60 / expected, rel=0.03)
+
+    run_in_virtual_time(scenario())
+
+
+def test_many_failures_hold_back_everyone_until_a_probe_is_answered() -> None:
+    async def scenario() -> None:
+        gate, sent = limiter(breaker=Breaker(900)), 0
+        is_well_at = now() + 120
+
+        async def client(topic: int) -> None:
+            nonlocal sent
+            while True:
+                (lease,) = await gate.acquire([demand(str(topic))], HOLDER)
+                sent += now() < is_well_at
+                await asyncio.sleep(0.2)
+                if now() >= is_well_at:
+                    await gate.settle([answered(lease)])
+                    return
+                await gate.settle([Outcome(lease=lease, kind="failed", error="HTTP 529 overloaded_error")])
+
+        await asyncio.gather(*map(client, range(1_000)))
+        assert sent < 1_000 + 25  # each once, before anybody could know, and then the probes of two minutes
+        assert now() - is_well_at < 20
+
+    run_in_virtual_time(scenario())
+
+
+def test_an_outage_beyond_the_budget_stops_everyone() -> None:
+    async def scenario() -> None:
+        gate, started_at = limiter(breaker=Breaker(900)), now()
+
+        async def client(topic: int) -> None:
+            while True:
+                (lease,) = await gate.acquire([demand(str(topic))], HOLDER)
+                await gate.settle([Outcome(lease=lease, kind="failed", error="HTTP 529 overloaded_error")])
+
+        ends = await asyncio.gather(*map(client, range(20)), return_exceptions=True)
+        assert all(isinstance(end, GraderUnavailable) for end in ends)
+        assert "15 minutes" in str(ends[0]) and "HTTP 529" in str(ends[0])
+        assert now() - started_at == pytest.approx(900, abs=20)
+
+    run_in_virtual_time(scenario())
+
+
+def test_a_question_that_fails_by_itself_is_no_outage() -> None:
+    async def scenario() -> None:
+        gate = limiter(breaker=Breaker(900))
+        for _ in range(300):
+            (lease,) = await gate.acquire([demand("poison")], HOLDER)
+            await gate.settle([Outcome(lease=lease, kind="failed", error="HTTP 500")])
+        (lease,) = await gate.acquire([demand("good")], HOLDER)
+        await gate.settle([answered(lease)])
+
+    run_in_virtual_time(scenario())
+
+
+class StrictServer:
+    """Enforces limits to the request, without a burst; counts what it allowed and what it refused."""
+
+    def __init__(self, **per_minute: float) -> None:
+        self.limits = server.Limits(**per_minute, **server.STRICT)  # type: ignore[arg-type]
+        self._enforced = server.RateLimits(self.limits, clock=now)
+        self.answered_at: list[float] = []
+        self.refused_at: list[float] = []
+        self.num_input_tokens = self.num_output_tokens = 0
+        self._random = random.Random(0)
+
+    def change(self, **per_minute: float) -> None:
+        self.limits = server.Limits(**per_minute, **server.STRICT)  # type: ignore[arg-type]
+        self._enforced.change(self.limits)
+
+    async def serve(self, lease: int, input_tokens: int) -> Outcome:
+        await asyncio.sleep(self._random.uniform(0.01, 0.03))  # on the way
+        refusal = self._enforced.admit(input_tokens)
+        announced = announced_limits(self._enforced.headers())
+        if refusal is not None:
+            self.refused_at.append(now())
+            return Outcome(lease=lease, kind="throttled", limits=announced, retry_after_s=refusal.retry_after_s)
+        await asyncio.sleep(self._random.lognormvariate(0, 0.5))
+        output_tokens = self._random.randint(40, 120)
+        self._enforced.produced(output_tokens)
+        self.num_input_tokens += input_tokens
+        self.num_output_tokens += output_tokens
+        self.answered_at.append(now())
+        return answered(lease, input_tokens, output_tokens, limits=announced)
+
+
+async def ask_without_end(gate: RateLimiter, it: StrictServer, num_processes: int, num_coroutines: int) -> None:
+    sizes = random.Random(1)
+
+    async def ask(leases: Leases) -> None:
+        while True:
+            num_bytes = sizes.randint(1_000, 3_000)
+            lease = await leases.acquire(demand(num_bytes=num_bytes))
+            leases.settle(await it.serve(lease, input_tokens=num_bytes // 4))
+
+    async with asyncio.TaskGroup() as group:
+        for process in range(num_processes):
+            leases = Leases(gate, str(process))
+            for _ in range(num_coroutines // num_processes):
+                group.create_task(ask(leases))
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 8])
+@pytest.mark.parametrize(
+    "per_minute",
+    [{"requests_per_minute": 1_200}, {"input_tokens_per_minute": 400_000}, {"output_tokens_per_minute": 80_000}],
+    ids=["requests", "input tokens", "output tokens"],
+)
+def test_a_strict_servers_limit_is_used_to_97_percent_and_not_exceeded(
+    num_processes: int, per_minute: dict[str, float]
 ) -> None:
+    """The limits are learned from the server's headers alone; the first minute does not count."""
+
+    async def scenario() -> None:
+        it = StrictServer(**per_minute)
+        gate = RateLimiter(max_connections=400, clock=now, breaker=Breaker(900))
+        begun_at = now() + 60
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(60):
+                await ask_without_end(gate, it, num_processes, 400)
+        used = (it.num_input_tokens, it.num_output_tokens)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(120):
+                await ask_without_end(gate, it, num_processes, 400)
+        allowed = {
+            "requests_per_minute": sum(at >= begun_at for at in it.answered_at),
+            "input_tokens_per_minute": it.num_input_tokens - used[0],
+            "output_tokens_per_minute": it.num_output_tokens - used[1],
+        }
+        ((name, limit),) = per_minute.items()
+        assert allowed[name] / 2 >= 0.97 * limit
+        assert not [at for at in it.refused_at if at >= begun_at]
+
+    run_in_virtual_time(scenario())
+
+
+def test_limits_that_drop_are_followed_within_seconds() -> None:
+    async def scenario() -> None:
+        it = StrictServer(requests_per_minute=1_200)
+        gate = RateLimiter(max_connections=400, clock=now, breaker=Breaker(900))
+
+        async def drop() -> None:
+            await asyncio.sleep(120)
+            it.change(requests_per_minute=300)
+
+        dropping = asyncio.create_task(drop())
+        started_at = now()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(240):
+                await ask_without_end(gate, it, 4, 400)
+        await dropping
+        late = [at for at in it.refused_at if at > started_at + 60]
+        assert late and max(late) < started_at + 120 + 5
+        assert sum(at > started_at + 130 for at in it.answered_at) >= 0.97 * 300 * 110 / 60
+
+    run_in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize(("per_minute", "max_connections"), [(0, 1), (-1, 1), (None, 0)])
+def test_a_limit_that_would_let_nothing_through_is_refused(per_minute: float | None, max_connections: int) -> None:
     with pytest.raises(AssertionError):
-        limiter(FakeTime(), requests_per_minute=requests_per_minute, max_connections=max_connections)
+        RateLimiter(limits=Limits(requests=per_minute), max_connections=max_connections)

@@ -1,0 +1,98 @@
+"""What a job would ask of its judges and cost at most, before anything is loaded or made: `--dry_run`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evalgen.config import JobConfig
+from evalgen.errors import ConfigError
+from evalgen.grading.grader_config import BATCH_PREFIX
+from evalgen.grading.messages import MAX_TOKENS, message_params, model_name
+from evalgen.grading.offline import OFFLINE_GRADERS
+from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
+from evalgen.job import DatasetPlan
+
+CHARS_OF_A_TOKEN = 4  # of the longest completions that are likely; few tokens are longer
+BYTES_OF_A_TOKEN = 3.5  # of what the judge is sent; English text has four or more
+HIDDEN_TOKENS = 300  # that the API adds for the schema of the reply
+REPLY_TOKENS = 150  # a sentence of reasoning, a verdict, a trimmed completion
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetForecast:
+    """Of one dataset, before it is sampled."""
+
+    name: str
+    grader_model: str
+    num_prompts: int
+    num_draws: int | None  # None: completions are enumerated
+    most_questions: int  # if every draw gave another completion, and no verdict were known yet
+    most_calls: int
+    usd_per_thousand: float | None  # for a thousand questions, with replies of `REPLY_TOKENS`; None: price unknown
+    most_usd: float | None  # the same for all of them
+
+    @property
+    def is_free(self) -> bool:
+        return self.grader_model in OFFLINE_GRADERS
+
+
+def forecast(plans: Sequence[DatasetPlan], prices: PriceList) -> list[DatasetForecast]:
+    """One entry for each dataset."""
+    return [_of_dataset(plan, prices) for plan in plans]
+
+
+def check_prices(config: JobConfig, plans: Sequence[DatasetPlan], prices: PriceList) -> None:
+    """A cap holds only for judges whose price is known.
+
+    Raises:
+        ConfigError: there is a cap, and a judge of unknown price.
+    """
+    if config.max_grading_cost_usd is None:
+        return
+    for plan in plans:
+        if plan.grader.model not in OFFLINE_GRADERS and prices.of(_model(plan)) is None:
+            raise ConfigError(
+                f"max_grading_cost_usd: the price of {_model(plan)} is not known; add it to a file like "
+                "configs/prices.yaml and give --prices_path, or leave the cap out"
+            )
+
+
+def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
+    settings, num_prompts = plan.settings, len(plan.queries)
+    if settings.min_probability:
+        of_prompt = int(1 / settings.min_probability)
+    else:
+        of_prompt = settings.num_generations if settings.do_sample else 1
+    most_questions = num_prompts * of_prompt
+    is_free = plan.grader.model in OFFLINE_GRADERS
+    usd = 0.0 if is_free else _usd_per_question(plan, prices)
+    calls_of_prompt = -(-of_prompt // plan.grader.pack_size) * plan.grader.num_votes
+    return DatasetForecast(
+        name=plan.name,
+        grader_model=plan.grader.model,
+        num_prompts=num_prompts,
+        num_draws=None if settings.min_probability else num_prompts * settings.num_generations,
+        most_questions=most_questions,
+        most_calls=0 if is_free else num_prompts * calls_of_prompt,
+        usd_per_thousand=None if usd is None else 1000 * usd,
+        most_usd=None if usd is None else most_questions * usd,
+    )
+
+
+def _usd_per_question(plan: DatasetPlan, prices: PriceList) -> float | None:
+    """With as long a completion as there may be; what a pack shares is counted once for all of it."""
+    completion = "x" * (CHARS_OF_A_TOKEN * plan.settings.max_new_tokens)
+    longest = max(plan.queries, key=lambda query: len(query.prompt) + len(query.reference))
+    params = message_params(plan.question(longest, completion))
+    system_tokens = len(params["system"].encode()) / BYTES_OF_A_TOKEN + HIDDEN_TOKENS
+    user_tokens = len(params["messages"][0]["content"].encode()) / BYTES_OF_A_TOKEN
+    input_tokens = round(system_tokens / plan.grader.pack_size + user_tokens)
+    usd = prices.cost_usd(_model(plan), input_tokens, min(REPLY_TOKENS, MAX_TOKENS))
+    if usd is None:
+        return None
+    return usd * plan.grader.num_votes * (BATCH_DISCOUNT if plan.grader.model.startswith(BATCH_PREFIX) else 1)
+
+
+def _model(plan: DatasetPlan) -> str:
+    return model_name(plan.question(plan.queries[0], ""))

@@ -1,0 +1,82 @@
+"""Gathers what the coroutines of one process ask of the job's limiter into few calls: each may cross a network."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from evalgen.grading.rate_limiter import Demand, Outcome, RequestLimiter
+
+MOST_IN_A_CALL = 50
+
+
+class Leases:
+    """One per process, on one event loop. At most one call of each kind is under way at a time."""
+
+    def __init__(self, limiter: RequestLimiter, holder: str) -> None:
+        self._limiter, self._holder = limiter, holder
+        self._waiting: deque[tuple[Demand, asyncio.Future[int]]] = deque()
+        self._outcomes: list[Outcome] = []
+        self._acquiring: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
+
+    async def acquire(self, demand: Demand) -> int:
+        """Waits until the request may be sent; returns its lease.
+
+        Raises:
+            JobStopped: as `RateLimiter.acquire`.
+        """
+        granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((demand, granted))
+        self._acquiring = _running(self._acquiring, self._acquire_all)
+        try:
+            return await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self.settle(Outcome(lease=granted.result(), kind="unsent"))
+            raise
+
+    def settle(self, outcome: Outcome) -> None:
+        """Gives a lease back, soon: nobody has to wait for that."""
+        self._outcomes.append(outcome)
+        self._settling = _running(self._settling, self._settle_all)
+
+    async def settled(self) -> None:
+        """Waits until all that was given back has arrived."""
+        while self._settling is not None and not self._settling.done():
+            await self._settling
+
+    async def _acquire_all(self) -> None:
+        while self._waiting:
+            asking = [self._waiting.popleft() for _ in range(min(MOST_IN_A_CALL, len(self._waiting)))]
+            asking = [(demand, granted) for demand, granted in asking if not granted.cancelled()]
+            if not asking:
+                continue
+            try:
+                leases = await self._limiter.acquire([demand for demand, _ in asking], self._holder)
+            except Exception as error:  # of whatever kind, it is for those who wait
+                for _, granted in (*asking, *self._waiting):
+                    if not granted.done():
+                        granted.set_exception(error)
+                self._waiting.clear()
+                return
+            for lease, (_, granted) in zip(leases, asking, strict=False):
+                if granted.cancelled():
+                    self.settle(Outcome(lease=lease, kind="unsent"))
+                else:
+                    granted.set_result(lease)
+            self._waiting.extendleft(reversed(asking[len(leases) :]))
+
+    async def _settle_all(self) -> None:
+        while self._outcomes:
+            outcomes, self._outcomes = self._outcomes, []
+            await self._limiter.settle(outcomes)
+
+
+def _running(task: asyncio.Task[None] | None, begin: Any) -> asyncio.Task[None]:
+    if task is not None and not task.done():
+        return task
+    coroutine: Coroutine[Any, Any, None] = begin()
+    return asyncio.get_running_loop().create_task(coroutine)

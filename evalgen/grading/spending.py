@@ -1,0 +1,81 @@
+"""Holds a cap on what grading costs: whatever a request may cost at most is set aside before it is sent.
+
+What is set aside is written down first. So a job that was killed with requests in flight, and is resumed, counts them
+as paid in full, for they may have been: the cap holds over all parts of a job.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evalgen.errors import GradingBudgetSpent
+from evalgen.journal import Journal, read_journal, rewrite_journal
+
+LEDGER = "spending.jsonl"
+MOST_LINES = 10_000  # of the ledger, whose last line is all that counts
+TINY_USD = 1e-9  # sums of floats
+
+
+class Spending:
+    """What a job has paid and set aside, in USD; for one process at a time."""
+
+    def __init__(self, directory: Path, cap_usd: float, paid_usd: float) -> None:
+        """`paid_usd`: what the verdicts of the experiment cost. Earlier parts of the job may have had no cap."""
+        assert cap_usd >= 0, cap_usd
+        self._path = directory / LEDGER
+        self._cap_usd = cap_usd
+        lines, _ = read_journal(self._path)
+        self._spent_usd: float = max([paid_usd, *(line["spent_usd"] + line["reserved_usd"] for line in lines[-1:])])
+        self._reserved: dict[int, float] = {}  # by lease
+        self._ledger = self._new_ledger()
+
+    @property
+    def spent_usd(self) -> float:
+        return self._spent_usd
+
+    @property
+    def reserved_usd(self) -> float:
+        return sum(self._reserved.values())
+
+    def fits(self, usd: float) -> bool:
+        """Whether so much can be set aside now; False: when something that is in flight cost less than it might have.
+
+        Raises:
+            GradingBudgetSpent: nothing is in flight, and it does not fit.
+        """
+        if self._spent_usd + self.reserved_usd + usd <= self._cap_usd + TINY_USD:
+            return True
+        if not self._reserved:
+            raise GradingBudgetSpent(
+                f"grading has cost ${self._spent_usd:.4f} of --max_grading_cost_usd {self._cap_usd:g}, and the next "
+                f"request may cost up to ${usd:.4f}; go on with a larger one"
+            )
+        return False
+
+    def reserve(self, lease: int, usd: float) -> None:
+        self._reserved[lease] = usd
+
+    def settle(self, lease: int, usd: float | None) -> None:
+        """What the request cost; None: nobody knows, and it counts as all that was set aside."""
+        reserved_usd = self._reserved.pop(lease, 0.0)
+        self._spent_usd += reserved_usd if usd is None else usd
+
+    def write_down(self) -> None:
+        """To be called before what was reserved is spent; durable when this returns."""
+        if self._num_lines >= MOST_LINES:
+            self._ledger.close()
+            self._ledger = self._new_ledger()
+        self._ledger.append([self._line()])
+        self._num_lines += 1
+
+    def close(self) -> None:
+        self._ledger.append([self._line()])
+        self._ledger.close()
+
+    def _line(self) -> dict[str, float]:
+        return {"spent_usd": self._spent_usd, "reserved_usd": self.reserved_usd}
+
+    def _new_ledger(self) -> Journal:
+        self._num_lines = 1
+        rewrite_journal(self._path, [self._line()])
+        return Journal(self._path)

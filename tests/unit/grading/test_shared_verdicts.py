@@ -1,0 +1,132 @@
+"""Each question has one asker at a time, over all processes, and an answer reaches everyone who waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from evalgen.grading.presence import SILENCE_S
+from evalgen.grading.shared_verdicts import SharedVerdicts
+from evalgen.records import Answer, Question, Verdict
+from evalgen.verdict_store import VerdictStore, graded_keys
+from tests.claude_calls import question
+from tests.virtual_time import now, run_in_virtual_time, until_all_wait
+
+RIGHT = Verdict(kind="equivalent", reasoning="same", api_calls=1, input_tokens=9, output_tokens=9, cost_usd=0.1)
+
+
+def answer(asked: Question, verdict: Verdict = RIGHT) -> Answer:
+    return Answer(question=asked, verdict=verdict)
+
+
+def test_one_asks_and_the_others_wait_for_its_answer(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        shared = SharedVerdicts(VerdictStore(tmp_path), now)
+        (first,), (second,) = await shared.claim([question()], "a"), await shared.claim([question()], "b")
+        assert (first.verdict, first.is_asked_by_another) == (None, False)
+        assert (second.verdict, second.is_asked_by_another) == (None, True)
+        waiting = [asyncio.create_task(shared.wait(question(), holder)) for holder in "bcd"]
+        await until_all_wait()
+        await shared.add([answer(question())])
+        verdicts = await asyncio.gather(*waiting)
+        assert {verdict.kind for verdict in verdicts if verdict} == {"equivalent"}
+        assert all(verdict and verdict.api_calls == 0 and verdict.cost_usd == 0.0 for verdict in verdicts)
+        (known,) = await shared.claim([question()], "e")
+        assert known.verdict and known.verdict.kind == "equivalent"
+
+    run_in_virtual_time(scenario())
+
+
+def test_an_ungraded_answer_is_one_for_those_who_wait_and_none_for_those_who_ask_later(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        shared = SharedVerdicts(VerdictStore(tmp_path), now)
+        await shared.claim([question()], "a")
+        waiting = asyncio.create_task(shared.wait(question(), "b"))
+        await until_all_wait()
+        await shared.add([answer(question(), Verdict(kind="ungraded", error="refused"))])
+        verdict = await waiting
+        assert verdict and verdict.kind == "ungraded"
+        (later,) = await shared.claim([question()], "c")
+        assert (later.verdict, later.is_asked_by_another) == (None, False)
+
+    run_in_virtual_time(scenario())
+
+
+def test_what_the_dead_were_to_ask_one_of_those_who_wait_asks(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        shared = SharedVerdicts(VerdictStore(tmp_path), now)
+        await shared.claim([question()], "dies")
+        waiting = [asyncio.create_task(shared.wait(question(), holder)) for holder in "bc"]
+        for _ in range(int(SILENCE_S)):
+            await asyncio.sleep(1.5)
+            for holder in "bc":
+                await shared.still_here(holder)
+        done = [task for task in waiting if task.done()]
+        assert len(done) == 1 and done[0].result() is None
+        await shared.add([answer(question())])
+        verdicts = [await task for task in waiting]
+        assert sorted(verdict is None for verdict in verdicts) == [False, True]
+
+    run_in_virtual_time(scenario())
+
+
+def test_a_claim_of_the_living_does_not_lapse_however_long_the_answer_takes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        shared = SharedVerdicts(VerdictStore(tmp_path), now)
+        await shared.claim([question()], "slow")
+        waiting = asyncio.create_task(shared.wait(question(), "b"))
+        for _ in range(100):
+            await asyncio.sleep(SILENCE_S / 3)
+            await shared.still_here("slow")
+        assert not waiting.done()
+        await shared.add([answer(question())])
+        assert await waiting is not None
+
+    run_in_virtual_time(scenario())
+
+
+def test_what_is_released_another_asks_at_once(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        shared = SharedVerdicts(VerdictStore(tmp_path), now)
+        await shared.claim([question()], "a")
+        waiting = asyncio.create_task(shared.wait(question(), "b"))
+        await until_all_wait()
+        await shared.release([question()])
+        assert await waiting is None
+        (third,) = await shared.claim([question()], "c")
+        assert third.is_asked_by_another
+
+    run_in_virtual_time(scenario())
+
+
+def test_verdicts_of_an_earlier_experiment_become_ones_of_this_job_and_cost_it_nothing(tmp_path: Path) -> None:
+    earlier = VerdictStore(tmp_path / "earlier")
+    earlier.add([answer(question())])
+    earlier.close()
+
+    async def scenario() -> None:
+        store = VerdictStore(tmp_path / "now", list((tmp_path / "earlier").iterdir()))
+        (claim,) = await SharedVerdicts(store, now).claim([question()], "a")
+        assert claim.verdict and claim.verdict.api_calls == 0
+        assert graded_keys(tmp_path / "now") == {question().key}
+
+    run_in_virtual_time(scenario())
+
+
+def test_answers_that_come_together_are_one_write(tmp_path: Path) -> None:
+    class Counting(VerdictStore):
+        num_writes = 0
+
+        def add(self, answers: list[Answer]) -> None:  # type: ignore[override]
+            self.num_writes += bool(answers)
+            super().add(answers)
+
+    async def scenario() -> None:
+        store = Counting(tmp_path)
+        shared = SharedVerdicts(store, now)
+        asked = [question(f" {number}") for number in range(100)]
+        await asyncio.gather(*(shared.add([answer(each)]) for each in asked))
+        assert store.num_writes == 1
+        assert graded_keys(tmp_path) == {each.key for each in asked}
+
+    run_in_virtual_time(scenario())
