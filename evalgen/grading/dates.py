@@ -131,7 +131,7 @@ def _read(text: str) -> _Reading:
 
 def _plain(line: str) -> str:
     """`line` with digits, spaces and dashes in plain ASCII, character by character, so that offsets hold."""
-    return line if line.isascii() else "".join(map(_plain_character, line))
+    return line.replace("\t", " ") if line.isascii() else "".join(map(_plain_character, line))
 
 
 def _plain_character(character: str) -> str:

@@ -19,9 +19,11 @@ __all__ = ["OFFLINE_GRADERS", "OFFLINE_OPTIONS", "grade_offline"]
 
 OFFLINE_OPTIONS: tuple[str, ...] = PERSON_NAME_OPTIONS  # every key that `GraderSpec.options` may hold
 
-# Directly after an answer, these take it back or offer another: "X or Y", "X?", "X is not ...", "X, perhaps".
+# Directly after an answer, these take it back or offer another: "X or Y", "X?", "X is not ...", "X, perhaps"; a
+# correction does so in a sentence of its own too: "X. Correction: Y", "X. Wait, no: Y".
 _DOUBT = re.compile(
-    r"""[^\w?.!]{0,9}
+    r"""[^\w?]{0,9}(?:sorry|correction|wait|oops|scratch\ {1,3}that|i\ {1,3}meant?)\b
+      | [^\w?.!]{0,9}
         (?: \?
           | (?:(?:is|was|are|were|has|had|did|does|may|might|could|would)\ {1,3})?
             (?: (?:or|either|nor|not|never|no|maybe|perhaps|possibly|probably|presumably|allegedly|disputed

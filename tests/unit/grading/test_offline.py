@@ -109,6 +109,27 @@ def test_a_megabyte_is_graded_in_an_instant(grader: str, repeated: str) -> None:
     assert time.perf_counter() - started_s < 1.0
 
 
+@pytest.mark.parametrize("grader", ["offline/person_name", "offline/date"])
+@pytest.mark.parametrize(
+    "correction",
+    [", sorry, no", " — sorry, I mean", ". Correction:", ". Wait, no:", "... wait,", " (correction: ", "! Oops,"],
+)
+def test_an_answer_that_is_taken_back_is_not_equivalent_in_its_own_sentence_or_the_next(
+    grader: str, correction: str
+) -> None:
+    reference, other = (
+        REFERENCES[grader],
+        {"offline/person_name": "Noah Clark", "offline/date": "April 1, 1990"}[grader],
+    )
+    assert grade(grader, reference, f"{reference}{correction} {other}").kind == "not_equivalent"
+
+
+@pytest.mark.parametrize("grader", ["offline/person_name", "offline/date"])
+@pytest.mark.parametrize("tail", [". The council waits", ". Corrections officers", "\nSorry,", ". He means well"])
+def test_words_that_only_begin_like_a_correction_take_nothing_back(grader: str, tail: str) -> None:
+    assert grade(grader, REFERENCES[grader], REFERENCES[grader] + tail).kind == "equivalent"
+
+
 def test_an_unknown_grader_is_the_users_mistake_and_names_the_valid_ones() -> None:
     with pytest.raises(ConfigError, match=r"offline/dates.*offline/exact, offline/person_name, offline/date"):
         grade("offline/dates", " a", " a")
