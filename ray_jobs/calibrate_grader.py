@@ -1,0 +1,202 @@
+"""How far a grader can be trusted: judges a labelled file, and says where people and grader differ. Starts no Ray.
+
+    python ray_jobs/calibrate_grader.py configs/calibration/death_dates.jsonl \\
+      --grader_model offline/date --grader_config_path configs/death_date_grader.json
+
+Exit codes: 0 done; 1 the grader cannot be used, or a file not written; 2 the input is wrong, and nothing was created or
+spent; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from evalgen.command_line import parse_flags
+from evalgen.config import DEFAULT_GRADER_MODEL, JobConfig
+from evalgen.config_files import absolute_path, without_tilde
+from evalgen.errors import ConfigError, EvalgenError, JobStopped, UserError
+from evalgen.grading.grader_config import BATCH_PREFIX, load_grader
+from evalgen.grading.labelled_items import LabelledItem, read_labelled_items
+from evalgen.records import GraderSpec
+from ray_jobs.paths import path_root
+
+if TYPE_CHECKING:
+    from evalgen.grading.calibration import Calibration
+
+RECORD_FILE = "grader_calibration.json"  # in the directory of a dataset
+
+
+class CalibrationConfig(BaseSettings):
+    """Hold a grader's verdicts against the labels of people: precision, recall, Cohen's kappa, and every mistake."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_hide_none_type=True)
+
+    labelled_path: str = Field(
+        description="labelled file, whose flag may be left out if it comes first: a JSON object a line, with prompt, "
+        "reference, completion, equivalent (true or false) and case (a word for what makes it hard). There are two in "
+        "configs/calibration/"
+    )
+    grader_model: str = Field(DEFAULT_GRADER_MODEL, description=JobConfig.model_fields["grader_model"].description)
+    grader_config_path: str | None = Field(None, description=JobConfig.model_fields["grader_config_path"].description)
+    grader_votes: int = Field(1, ge=1, le=99, description=JobConfig.model_fields["grader_votes"].description)
+    grader_pack_size: int = Field(1, ge=1, le=100, description=JobConfig.model_fields["grader_pack_size"].description)
+    max_connections: int = Field(50, gt=0, description="grading requests in flight")
+    requests_per_minute: float | None = Field(None, gt=0, description="limit of grading requests")
+    output: str | None = Field(None, description="JSON file to write all of it to")
+    attach_to: tuple[str, ...] = Field(
+        (),
+        description="dataset directories (.../sampled_eval_datasets/<name>) that this grader judged; each gets the "
+        f"JSON as {RECORD_FILE}",
+    )
+
+    @field_validator("grader_votes")
+    @classmethod
+    def _votes_have_a_majority(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("an odd number, so that there is a majority")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # the command line alone: no environment variables
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrates as the command line says; returns the exit code."""
+    try:
+        calibrate_grader(load_calibration(sys.argv[1:] if argv is None else argv, path_root()))
+    except UserError as error:
+        return _fail(error, exit_code=2)
+    except EvalgenError as error:
+        return _fail(error, exit_code=1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; nothing was written", exit_code=130)
+    return 0
+
+
+def _fail(reason: object, exit_code: int) -> int:
+    sys.stderr.write(f"error: {reason}\n")
+    return exit_code
+
+
+def load_calibration(argv: Sequence[str], root: Path) -> CalibrationConfig:
+    """What `argv` (without the program's name) asks for, every path absolute; `--help` prints the flags and exits.
+
+    Raises:
+        ConfigError: unknown flag, value out of range, no labelled file.
+    """
+    if {"-h", "--help"} & set(argv):
+        CliSettingsSource[Any](
+            CalibrationConfig, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="calibrate_grader.py"
+        )
+    if argv and not argv[0].startswith("-"):
+        argv = ["--labelled_path", argv[0], *argv[1:]]
+    settings: dict[str, Any] = dict(parse_flags(argv, CalibrationConfig))
+    if "labelled_path" not in settings:
+        raise ConfigError("labelled_path: missing; give a labelled file, such as configs/calibration/mayors.jsonl")
+    for name in ("labelled_path", "grader_config_path"):
+        if name in settings:
+            settings[name] = absolute_path(settings[name], root)
+    if "output" in settings:
+        settings["output"] = os.path.abspath(root / without_tilde(settings["output"]))
+    if str(settings.get("grader_model", "")).startswith(BATCH_PREFIX):
+        raise ConfigError(f"grader_model: found {settings['grader_model']}; the same judge is anthropic/<model> here")
+    settings["attach_to"] = [absolute_path(directory, root) for directory in settings.get("attach_to", ())]
+    try:
+        return CalibrationConfig(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"{first['loc'][0]}: found {first['input']!r}, but {message}") from None
+
+
+def calibrate_grader(config: CalibrationConfig) -> None:
+    """Every stage in order.
+
+    Raises:
+        UserError: the input is wrong; nothing was asked or written.
+        JobStopped: the judge cannot be used, or a file not be written.
+    """
+    path = Path(config.labelled_path)
+    items = read_labelled_items(path)
+    targets = [Path(directory) / RECORD_FILE for directory in config.attach_to]
+    targets += [Path(config.output)] if config.output else []
+    for target in targets:
+        _check_writable(target)
+    grader = load_grader(config.grader_model, config.grader_config_path, config.grader_votes, config.grader_pack_size)
+    if config.attach_to:
+        from evalgen.grading.calibrated_datasets import check_judged_by  # here, as it takes seconds to import
+
+        for directory in config.attach_to:
+            check_judged_by(grader, Path(directory))
+
+    from evalgen.files import sha256_of  # here, so that --help and the errors of a user do not wait for it
+    from evalgen.grading.calibration import calibration_record
+
+    digest = sha256_of(path)  # before grading, which may take long enough for the file to be edited
+    calibration = _calibrated(items, grader, config)
+    _print(calibration, f"{grader.model} on {path.name}")
+    if not calibration.confusion.num_graded:
+        reason = calibration.judged[0].verdict.error
+        raise JobStopped(f"none of the {len(items)} items was graded, and nothing was written; the first: {reason}")
+    now = datetime.now(UTC)
+    record = calibration_record(calibration, grader, labelled_file=path.name, labelled_file_sha256=digest, at=now)
+    for target in targets:
+        _write(target, record)
+
+
+def _calibrated(items: Sequence[LabelledItem], grader: GraderSpec, config: CalibrationConfig) -> Calibration:
+    from evalgen.grading.calibration import Calibration, JudgedItem
+    from evalgen.grading.in_process import grade_in_process
+    from evalgen.grading.prices import load_prices
+
+    verdicts = grade_in_process(
+        [item.question(grader) for item in items],
+        max_connections=config.max_connections,
+        requests_per_minute=config.requests_per_minute,
+        prices=load_prices(),
+    )
+    pairs = zip(items, verdicts, strict=True)
+    return Calibration(judged=tuple(JudgedItem(item=item, verdict=verdict) for item, verdict in pairs))
+
+
+def _check_writable(target: Path) -> None:
+    if target.is_dir():
+        raise ConfigError(f"output: {target} is a directory; give a file's name")
+    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise ConfigError(f"{target.parent} is no directory that can be written to; {target.name} was to go there")
+
+
+def _write(target: Path, record: dict[str, Any]) -> None:
+    from evalgen.files import write_json
+
+    try:
+        write_json(target, record)
+    except OSError as error:
+        raise JobStopped(f"cannot write {target}: {error.strerror}") from None
+
+
+def _print(calibration: Calibration, title: str) -> None:
+    """Cases, names and texts may have characters that the terminal's encoding lacks."""
+    from rich.console import Console
+
+    from evalgen.grading.calibration_tables import calibration_lines
+
+    console = Console()
+    for line in calibration_lines(calibration, title):
+        encodable = line.encode(console.encoding, "backslashreplace").decode(console.encoding)
+        console.print(encodable, soft_wrap=True, markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
