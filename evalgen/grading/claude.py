@@ -215,7 +215,10 @@ def connect(request_timeout_s: float) -> anthropic.AsyncAnthropic:
     before any work is done.
     """
     try:
-        client = anthropic.AsyncAnthropic(max_retries=0, timeout=request_timeout_s)
+        # The default transport looks at every connection for each request: with 200 of them that is most of the time.
+        client = anthropic.AsyncAnthropic(
+            max_retries=0, timeout=request_timeout_s, http_client=anthropic.DefaultAioHttpClient()
+        )
     except anthropic.AnthropicError as error:
         name = type(error).__name__
         raise GraderUnavailable(f"the anthropic SDK cannot load its credentials ({name})") from None

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from evalgen.grading.claude import ClaudeGrader
+from evalgen.grading.gathering import Gathered
 from evalgen.grading.grader_config import CLAUDE_PREFIX
 from evalgen.grading.offline import grade_offline
 from evalgen.grading.presence import say_still_here
@@ -21,6 +22,7 @@ from evalgen.grading.shared_verdicts import Claim
 from evalgen.records import Answer, Question, Verdict
 
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
+CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job
 
 
 class Verdicts(Protocol):
@@ -45,6 +47,7 @@ class GradingDesk:
     ) -> None:
         """No more than `max_connections` requests are at work at once: the rest wait here, not in the limiter."""
         self._verdicts, self._limiter, self._prices = verdicts, limiter, prices or PriceList()
+        self._answers = Gathered(verdicts.add)
         self._holder = uuid.uuid4().hex
         self._at_work = asyncio.Semaphore(max_connections)
         self._claude: ClaudeGrader | None = None
@@ -83,39 +86,43 @@ class GradingDesk:
             self._heartbeat = asyncio.create_task(say_still_here(self._holder, (self._verdicts, self._limiter)))
         try:
             async with asyncio.TaskGroup() as group:
-                for pack in packs(questions):
-                    await self._at_work.acquire()  # here, so that no more tasks exist than are at work
-                    task = group.create_task(self._judge(pack, verdicts))
-                    task.add_done_callback(lambda _: self._at_work.release())
+                for some in _batches(questions, CLAIMED_AT_ONCE):
+                    await self._begin(group, some, verdicts)
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None  # the others failed for the same reason, or were cancelled
 
-    async def _judge(self, pack: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
-        """Adds the verdicts on `pack` to `verdicts`."""
-        claims = await self._verdicts.claim(pack, self._holder)
-        verdicts |= {
-            question.key: claim.verdict
-            for question, claim in zip(pack, claims, strict=True)
-            if claim.verdict is not None
-        }
-        open_ = [(question, claim) for question, claim in zip(pack, claims, strict=True) if claim.verdict is None]
-        await self._ask([question for question, claim in open_ if not claim.is_asked_by_another], verdicts)
-        for question, claim in open_:
-            if claim.is_asked_by_another:
-                verdict = await self._verdicts.wait(question, self._holder)
-                if verdict is None:
-                    await self._ask([question], verdicts)
-                else:
-                    verdicts[question.key] = verdict
+    async def _begin(
+        self, group: asyncio.TaskGroup, questions: Sequence[Question], verdicts: dict[str, Verdict]
+    ) -> None:
+        """Begins what there is to do about some questions; returns when the last of it has its turn."""
+        claims = zip(questions, await self._verdicts.claim(questions, self._holder), strict=True)
+        to_ask = []
+        for question, claim in claims:
+            if claim.verdict is not None:
+                verdicts[question.key] = claim.verdict
+            elif claim.is_asked_by_another:
+                group.create_task(self._wait(question, verdicts))
+            else:
+                to_ask.append(question)
+        for pack in packs(to_ask):
+            await self._at_work.acquire()  # here, so that few more tasks exist than are at work
+            group.create_task(self._ask(pack, verdicts)).add_done_callback(lambda _: self._at_work.release())
+
+    async def _wait(self, question: Question, verdicts: dict[str, Verdict]) -> None:
+        """For another's answer; holds nothing up. Asks for it if the other does not."""
+        verdict = await self._verdicts.wait(question, self._holder)
+        if verdict is not None:
+            verdicts[question.key] = verdict
+            return
+        async with self._at_work:
+            await self._ask([question], verdicts)
 
     async def _ask(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
         """Asks the judge what this desk has claimed."""
-        if not questions:
-            return
         try:
             graded = await self._connected().grade(questions)
             answers = [Answer(question=asked, verdict=it) for asked, it in zip(questions, graded, strict=True)]
-            await self._verdicts.add(answers)
+            await asyncio.shield(self._answers.add(answers))
         except BaseException:
             await self._verdicts.release(questions)
             raise

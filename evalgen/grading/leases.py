@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine
-from typing import Any
 
+from evalgen.grading.gathering import Gathered
 from evalgen.grading.rate_limiter import Demand, Outcome, RequestLimiter
 
 MOST_IN_A_CALL = 50
@@ -18,9 +17,9 @@ class Leases:
     def __init__(self, limiter: RequestLimiter, holder: str) -> None:
         self._limiter, self._holder = limiter, holder
         self._waiting: deque[tuple[Demand, asyncio.Future[int]]] = deque()
-        self._outcomes: list[Outcome] = []
         self._acquiring: asyncio.Task[None] | None = None
-        self._settling: asyncio.Task[None] | None = None
+        self._outcomes = Gathered(limiter.settle)
+        self._settled: asyncio.Future[None] | None = None
 
     async def acquire(self, demand: Demand) -> int:
         """Waits until the request may be sent; returns its lease.
@@ -30,7 +29,8 @@ class Leases:
         """
         granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append((demand, granted))
-        self._acquiring = _running(self._acquiring, self._acquire_all)
+        if self._acquiring is None or self._acquiring.done():
+            self._acquiring = asyncio.get_running_loop().create_task(self._acquire_all())
         try:
             return await granted
         except asyncio.CancelledError:
@@ -40,13 +40,12 @@ class Leases:
 
     def settle(self, outcome: Outcome) -> None:
         """Gives a lease back, soon: nobody has to wait for that."""
-        self._outcomes.append(outcome)
-        self._settling = _running(self._settling, self._settle_all)
+        self._settled = self._outcomes.add([outcome])
 
     async def settled(self) -> None:
         """Waits until all that was given back has arrived."""
-        while self._settling is not None and not self._settling.done():
-            await self._settling
+        if self._settled is not None:
+            await self._settled
 
     async def _acquire_all(self) -> None:
         while self._waiting:
@@ -68,15 +67,3 @@ class Leases:
                 else:
                     granted.set_result(lease)
             self._waiting.extendleft(reversed(asking[len(leases) :]))
-
-    async def _settle_all(self) -> None:
-        while self._outcomes:
-            outcomes, self._outcomes = self._outcomes, []
-            await self._limiter.settle(outcomes)
-
-
-def _running(task: asyncio.Task[None] | None, begin: Any) -> asyncio.Task[None]:
-    if task is not None and not task.done():
-        return task
-    coroutine: Coroutine[Any, Any, None] = begin()
-    return asyncio.get_running_loop().create_task(coroutine)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from evalgen.grading.gathering import Gathered
 from evalgen.grading.presence import HEARTBEAT_S, Presence
 from evalgen.records import Answer, Question, Verdict
 from evalgen.verdict_store import VerdictStore
@@ -30,8 +31,7 @@ class SharedVerdicts:
         self._store = store
         self._presence = Presence(clock)
         self._asked: dict[str, _Asked] = {}  # by question key
-        self._unwritten: list[Answer] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._answers = Gathered(self._write)
 
     async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]:
         """In their order. A question with neither verdict nor asker is the holder's to ask, and to answer by `add`."""
@@ -60,10 +60,7 @@ class SharedVerdicts:
 
     async def add(self, answers: Sequence[Answer]) -> None:
         """Stores verdicts, durable when this returns; those that come at the same time are one write."""
-        self._unwritten += answers
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.get_running_loop().create_task(self._write())
-        await asyncio.shield(self._writing)
+        await asyncio.shield(self._answers.add(answers))
 
     async def release(self, questions: Sequence[Question]) -> None:
         """Whoever claimed these does not ask them after all."""
@@ -73,9 +70,7 @@ class SharedVerdicts:
     async def still_here(self, holder: str) -> None:
         self._presence.heard(holder)
 
-    async def _write(self) -> None:
-        await asyncio.sleep(0)  # what is about to be added comes along
-        answers, self._unwritten = self._unwritten, []
+    async def _write(self, answers: Sequence[Answer]) -> None:
         self._store.add(answers)
         for answer in answers:
             self._settle(answer.question.key, answer.verdict)
