@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
 from evalgen.config import JobConfig, RunConfig
 from evalgen.errors import ConfigError, InputError
-from evalgen.grading.grader_config import load_grader
+from evalgen.grading.grader_config import BATCH_PREFIX, load_grader
 from evalgen.queries import collect_queries
 from evalgen.records import Checkpoint, GraderSpec, Query, Question
 from evalgen.runs import find_inner_runs, model_size
@@ -36,6 +37,11 @@ class DatasetPlan:
 
     def question(self, query: Query, completion: str) -> Question:
         return Question(grader=self.grader, prompt=query.prompt, reference=query.reference, completion=completion)
+
+
+def asked_in_batches(plans: Sequence[DatasetPlan]) -> list[DatasetPlan]:
+    """Those whose judge is asked over Message Batches."""
+    return [plan for plan in plans if plan.grader.model.startswith(BATCH_PREFIX)]
 
 
 def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:

@@ -11,7 +11,7 @@ from rich.progress import Progress as Bar
 
 from evalgen.experiment import Experiment
 from evalgen.forecast import DatasetForecast
-from evalgen.records import GradedUnit
+from evalgen.records import BatchProgress, GradedUnit
 from evalgen.schedule import FailedUnit
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
@@ -92,6 +92,38 @@ class Progress:
         log.info("%s", line)
         if self._prints_lines:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+class BatchStatus:
+    """How far Message Batches are: a live line on a terminal; elsewhere a line when it changes, unless `quiet`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._prints_lines = not (quiet or self._console.is_terminal)
+        self._status = self._console.status("sending batches to the judge")
+        self._last_line = ""
+
+    def __enter__(self) -> BatchStatus:
+        if self._console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def show(self, progress: BatchProgress) -> None:
+        failed = progress.num_errored + progress.num_expired + progress.num_canceled
+        line = (
+            f"{progress.num_ended} of {progress.num_batches} batches have ended; of {progress.num_questions:,} "
+            f"questions {progress.num_processing:,} are at work, {progress.num_succeeded:,} answered, {failed:,} failed"
+        )
+        age_s = progress.oldest_age_s
+        self._status.update(line if age_s is None else f"{line}; the oldest was sent {age_s / 60:.0f} minutes ago")
+        if line != self._last_line:
+            log.info("%s", line)
+            if self._prints_lines:
+                self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self._last_line = line
 
 
 def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_usd: float | None) -> None:

@@ -76,7 +76,7 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
         with timings.stage("resolve"):
             from evalgen.forecast import check_prices
             from evalgen.grading.prices import load_prices
-            from evalgen.job import resolve_job
+            from evalgen.job import asked_in_batches, resolve_job
 
             plans = resolve_job(config)
             check_prices(config, plans, load_prices(config.prices))
@@ -87,7 +87,7 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
             from evalgen.finish import write_datasets
             from evalgen.schedule import FailedUnit
             from evalgen.statistics import summary
-            from evalgen.tables import Progress, print_results
+            from evalgen.tables import BatchStatus, Progress, print_results
             from evalgen.wandb_log import log_to_wandb
             from evalgen.work import incomplete, missing_prompts, remaining_work
             from ray_jobs.cluster import ray_session
@@ -110,6 +110,11 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
                         progress.show(unit)
                         failed += [unit] if isinstance(unit, FailedUnit) else []
             resumable.install()  # with its end Ray put back what was there before
+            if in_batches := asked_in_batches(plans):
+                from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it, and it takes a second
+
+                with timings.stage("grade_in_batches"), BatchStatus(quiet=log_to_stdout) as status:
+                    grade_stored_in_batches(config, experiment, in_batches, status.show)
             missing = missing_prompts(failed)
             with timings.stage("assemble"):
                 datasets, prompts = write_datasets(experiment, plans, missing, timings)

@@ -43,7 +43,7 @@ class Spending:
         Raises:
             GradingBudgetSpent: nothing is in flight, and it does not fit.
         """
-        if self._spent_usd + self.reserved_usd + usd <= self._cap_usd + TINY_USD:
+        if self.has_room_for(usd):
             return True
         if not self._reserved:
             raise GradingBudgetSpent(
@@ -52,13 +52,20 @@ class Spending:
             )
         return False
 
+    def has_room_for(self, usd: float) -> bool:
+        return self._spent_usd + self.reserved_usd + usd <= self._cap_usd + TINY_USD
+
     def reserve(self, lease: int, usd: float) -> None:
         self._reserved[lease] = usd
 
     def settle(self, lease: int, usd: float | None) -> None:
-        """What the request cost; None: nobody knows, and it counts as all that was set aside."""
-        reserved_usd = self._reserved.pop(lease, 0.0)
-        self._spent_usd += reserved_usd if usd is None else usd
+        """What the request cost; None: nobody knows, and it counts as all that was set aside.
+
+        One of an earlier process is passed over: it counted in full when the ledger was read.
+        """
+        if lease in self._reserved:
+            reserved_usd = self._reserved.pop(lease)
+            self._spent_usd += reserved_usd if usd is None else usd
 
     def write_down(self) -> None:
         """To be called before what was reserved is spent; durable when this returns."""

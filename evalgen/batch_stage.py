@@ -1,0 +1,48 @@
+"""The stage of a job that asks in batches: what is sampled for judges that are asked that way, when all of it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+
+from evalgen.config import JobConfig
+from evalgen.experiment import Experiment
+from evalgen.grading.batches import grade_in_batches
+from evalgen.grading.prices import load_prices
+from evalgen.grading.spending import Spending
+from evalgen.job import DatasetPlan
+from evalgen.records import BatchProgress, Question
+from evalgen.unit_store import UnitStore
+from evalgen.verdict_store import VerdictStore, spent_usd
+
+
+def grade_stored_in_batches(
+    config: JobConfig, experiment: Experiment, plans: Sequence[DatasetPlan], progress: Callable[[BatchProgress], None]
+) -> None:
+    """Asks what the experiment's samples leave open. Waits for hours, if need be, and can be resumed at any time.
+
+    Raises:
+        JobStopped: as `grade_in_batches`.
+    """
+    cap_usd, directory = config.max_grading_cost_usd, experiment.verdicts
+    spending = None if cap_usd is None else Spending(directory, cap_usd, spent_usd(directory))
+    earlier = experiment.earlier_verdicts() if config.use_grader_cache else []
+    with closing(VerdictStore(directory, earlier)) as verdicts:
+        grade_in_batches(
+            _questions(experiment, plans),
+            verdicts,
+            experiment.directory / "batches",
+            prices=load_prices(config.prices),
+            progress=progress,
+            spending=spending,
+        )
+
+
+def _questions(experiment: Experiment, plans: Sequence[DatasetPlan]) -> Iterator[Question]:
+    with closing(UnitStore(experiment.samples)) as store:
+        for plan in plans:
+            queries = {query.id: query for query in plan.queries}
+            for unit in [unit for unit in store.stored if unit.dataset == plan.name]:
+                samples = store.load(unit.unit_id).select(["prompt_id", "completion"])
+                for prompt_id, completion in zip(*(column.to_pylist() for column in samples.columns), strict=True):
+                    yield plan.question(queries[prompt_id], completion)

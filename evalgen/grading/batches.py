@@ -1,0 +1,269 @@
+"""The judge that is a Claude model, asked over Message Batches: half the price, and answers within a day.
+
+Questions become batches, batches are looked at until they end, and what they bring becomes verdicts. The ledger knows
+every batch before it is sent, so a job that is killed at any instant goes on with the batches that it has paid for.
+Source: https://platform.claude.com/docs/en/build-with-claude/batch-processing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anthropic
+
+from evalgen.errors import GraderUnavailable
+from evalgen.grading.batch_api import Batch, BatchesApi, BatchSettings, Counts, Result, batch_request
+from evalgen.grading.batch_ledger import BatchLedger, PlannedBatch
+from evalgen.grading.batch_outcomes import Outcome, outcome_of_item
+from evalgen.grading.claude import MAX_ASKS, connect
+from evalgen.grading.grader_config import BATCH_PREFIX
+from evalgen.grading.messages import MAX_TOKENS, model_name
+from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
+from evalgen.grading.spending import Spending
+from evalgen.records import Answer, BatchProgress, Question
+from evalgen.verdict_store import VerdictStore
+
+MAX_LOSSES = 3  # how often a question whose batch brought no reply to it is asked again
+RESULTS_KEPT_S = 29 * 24 * 3600.0
+ADDED_AT_ONCE = 1000  # verdicts of earlier experiments that are made durable together
+REQUEST_TIMEOUT_S = 600.0  # a batch may be 200 MB
+
+logger = logging.getLogger(__name__)
+
+
+def grade_in_batches(
+    questions: Iterable[Question],
+    verdicts: VerdictStore,
+    directory: Path,
+    *,
+    prices: PriceList,
+    progress: Callable[[BatchProgress], None],
+    spending: Spending | None = None,
+    settings: BatchSettings | None = None,
+) -> None:
+    """Asks every distinct question that `verdicts` does not know; returns when each has a verdict there.
+
+    `questions` is read once, no further than the batch that is sent next. Called again with the same questions, in
+    any order, it goes on with what an earlier call left in `directory`. A request in a batch counts as one API call.
+
+    Raises:
+        GraderUnavailable: the judge refuses every question: bad key, no permission, unknown model, spend cap.
+        JobStopped: the API failed for all of the retry budget.
+        GradingBudgetSpent: no question may be paid for any more, by `spending`.
+    """
+    settings = settings or BatchSettings()
+
+    async def grade() -> None:
+        with closing(BatchLedger(directory)) as ledger:
+            async with connect(REQUEST_TIMEOUT_S) as client:
+                api = BatchesApi(client, ledger, settings)
+                await _BatchGrader(api, ledger, verdicts, prices, progress, spending, settings).run(questions)
+
+    asyncio.run(grade())
+
+
+class _BatchGrader:
+    """Takes questions to batches and results to verdicts, until no question is left."""
+
+    def __init__(
+        self,
+        api: BatchesApi,
+        ledger: BatchLedger,
+        verdicts: VerdictStore,
+        prices: PriceList,
+        progress: Callable[[BatchProgress], None],
+        spending: Spending | None,
+        settings: BatchSettings,
+    ) -> None:
+        self._api = api
+        self._ledger = ledger
+        self._verdicts = verdicts
+        self._prices = prices
+        self._progress = progress
+        self._spending = spending
+        self._settings = settings
+        self._again: deque[Question] = deque()  # to be asked before any new question
+        self._counts: dict[int, Counts] = {}  # by the batch's number
+        self._num_ended = 0
+        self._num_not_found: Counter[int] = Counter()  # in a row, by the batch's number
+
+    async def run(self, questions: Iterable[Question]) -> None:
+        due = self._due(questions)
+        while True:
+            await self._send_all(due)
+            for batch in self._ledger.open:
+                if batch.id is not None:
+                    await self._look_at(batch)
+                # No more than a batch of questions waits in memory to be asked again.
+                if len(self._again) >= self._settings.max_requests and not await self._send_all(iter(())):
+                    break
+            self._progress(self._so_far())
+            if not self._ledger.open and not self._again:
+                return
+            if self._ledger.open:
+                await self._settings.sleep(self._settings.poll_s)
+
+    def _due(self, questions: Iterable[Question]) -> Iterator[Question]:
+        """The distinct questions that must be sent. What earlier experiments paid for becomes an answer of this one."""
+        seen = set(self._ledger.settled_keys())
+        known: list[Answer] = []
+        for question in questions:
+            grader = question.grader
+            assert grader.model.startswith(BATCH_PREFIX) and grader.num_votes == grader.pack_size == 1, grader
+            key = bytes.fromhex(question.key)
+            if key in seen:
+                continue
+            seen.add(key)
+            verdict = self._verdicts.known(question)
+            if verdict is None:
+                yield question
+                continue
+            unpaid = replace(verdict, api_calls=0, input_tokens=0, output_tokens=0, cost_usd=0.0)
+            known.append(Answer(question=question, verdict=unpaid, from_cache=True))
+            if len(known) == ADDED_AT_ONCE:
+                self._verdicts.add(known)
+                known = []
+        self._verdicts.add(known)
+
+    async def _send_all(self, due: Iterator[Question]) -> bool:
+        """False: the queue at the server is full, and some may be left."""
+        for batch in self._ledger.open:
+            if batch.id is None and not await self._send(batch):
+                return False
+        while True:
+            chunk, most_usd = self._next_chunk(due)
+            if not chunk:
+                return True
+            questions, requests = zip(*chunk, strict=True)
+            batch = self._ledger.plan(questions)
+            if self._spending is not None:
+                self._spending.reserve(batch.number, most_usd)
+                self._spending.write_down()
+            if not await self._send(batch, requests):
+                return False
+
+    async def _send(self, batch: PlannedBatch, requests: Sequence[Any] | None = None) -> bool:
+        created = await self._api.send(batch, requests)
+        if isinstance(created, Batch):
+            self._ledger.created(batch, created.id)
+            self._counts[batch.number] = created.request_counts
+            logger.info("batch %s: %d questions are sent", created.id, batch.num_questions)
+        return created != "refused"
+
+    def _next_chunk(self, due: Iterator[Question]) -> tuple[list[tuple[Question, dict[str, Any]]], float]:
+        """The questions of the next batch and their requests, and what they cost at most in USD.
+
+        None: no question is left, or none may be paid for before a batch ends.
+        """
+        chunk: list[tuple[Question, dict[str, Any]]] = []
+        num_bytes, most_usd = 0, 0.0
+        while len(chunk) < self._settings.max_requests:
+            question = self._again.popleft() if self._again else next(due, None)
+            if question is None:
+                break
+            request = batch_request(question)
+            size = len(json.dumps(request, ensure_ascii=False).encode())
+            price = BATCH_DISCOUNT * self._prices.most_usd(model_name(question), size, MAX_TOKENS)
+            is_too_large = bool(chunk) and num_bytes + size > self._settings.max_bytes
+            if is_too_large or not self._may_cost(most_usd + price, bool(chunk)):
+                self._again.appendleft(question)
+                break
+            chunk.append((question, request))
+            num_bytes += size
+            most_usd += price
+        return chunk, most_usd
+
+    def _may_cost(self, usd: float, is_for_more: bool) -> bool:
+        """`is_for_more`: there is a smaller batch already, so that it is not the end if this does not fit."""
+        if self._spending is None:
+            return True
+        return self._spending.has_room_for(usd) if is_for_more else self._spending.fits(usd)
+
+    async def _look_at(self, batch: PlannedBatch) -> None:
+        """Stores what a batch brought, if it has ended."""
+        try:
+            state = await self._api.look_at(batch)
+            self._counts[batch.number] = state.request_counts
+            if not state.has_ended:
+                self._num_not_found[batch.number] = 0
+                return
+            results = await self._api.results(batch) if state.results_url is not None else {}
+        except anthropic.NotFoundError:
+            self._num_not_found[batch.number] += 1
+            if not self._is_gone(batch):
+                return
+            results = {}
+        if not results:
+            logger.warning("batch %s: its results are gone; its questions are asked again", batch.id)
+        self._settle(batch, results)
+
+    def _is_gone(self, batch: PlannedBatch) -> bool:
+        """Whether a batch that was not found is not there: at once if it is old, else as patiently as any failure."""
+        not_found_s = self._num_not_found[batch.number] * max(self._settings.poll_s, 1.0)
+        return not_found_s >= self._settings.retry_budget_s or time.time() - batch.planned_at > RESULTS_KEPT_S
+
+    def _settle(self, batch: PlannedBatch, results: Mapping[str, Result]) -> None:
+        """Stores a batch's verdicts, then that it has ended: killed in between, it stores the same ones again.
+
+        Raises:
+            GraderUnavailable: some item says that no question will be answered. All else is stored.
+        """
+        assert batch.id is not None, batch
+        answers: list[Answer] = []
+        without: dict[str, list[str]] = {"malformed": [], "lost": [], "given_up": []}
+        refusal: GraderUnavailable | None = None
+        for key, question in self._ledger.questions(batch).items():
+            outcome = outcome_of_item(question, results.get(key), self._prices)
+            refusal = refusal or outcome.refusal
+            outcome = self._final(key, outcome)
+            if outcome.fate in without:
+                without[outcome.fate].append(key)
+            if outcome.fate in ("malformed", "lost"):
+                self._again.append(question)
+            answers.append(Answer(question=question, verdict=outcome.verdict, answer_id=batch.id))
+        self._verdicts.add(answers)
+        if self._spending is not None:
+            costs = [answer.verdict.cost_usd for answer in answers]
+            self._spending.settle(batch.number, sum(cost or 0.0 for cost in costs))
+            self._spending.write_down()
+        self._ledger.ended(batch, malformed=without["malformed"], lost=without["lost"], given_up=without["given_up"])
+        self._num_ended += 1
+        num_graded = sum(answer.verdict.kind != "ungraded" for answer in answers)
+        logger.info("batch %s has ended: %d of %d questions have verdicts", batch.id, num_graded, batch.num_questions)
+        if refusal is not None:
+            raise refusal
+
+    def _final(self, key: str, outcome: Outcome) -> Outcome:
+        """`outcome`, given up if the question was asked often enough."""
+        if outcome.fate == "malformed" and self._ledger.num_malformed(key) + 1 >= MAX_ASKS:
+            reason = f"asked {MAX_ASKS} times without a usable reply"
+        elif outcome.fate == "lost" and self._ledger.num_lost(key) + 1 > MAX_LOSSES:
+            reason = f"asked in {MAX_LOSSES + 1} batches without a reply"
+        else:
+            return outcome
+        verdict = replace(outcome.verdict, error=f"{reason}; the last: {outcome.verdict.error}")
+        return replace(outcome, fate="given_up", verdict=verdict)
+
+    def _so_far(self) -> BatchProgress:
+        counts = self._counts.values()
+        planned_at = [batch.planned_at for batch in self._ledger.open if batch.id is not None]
+        return BatchProgress(
+            num_batches=len(counts),
+            num_ended=self._num_ended,
+            num_questions=sum(count.total for count in counts),
+            num_processing=sum(count.processing for count in counts),
+            num_succeeded=sum(count.succeeded for count in counts),
+            num_errored=sum(count.errored for count in counts),
+            num_expired=sum(count.expired for count in counts),
+            num_canceled=sum(count.canceled for count in counts),
+            oldest_age_s=max(0.0, time.time() - min(planned_at)) if planned_at else None,
+        )
