@@ -40,7 +40,7 @@ class BatchSettings:
 
     max_requests: int = 10_000  # in one batch; the API takes 100,000
     max_bytes: int = 200 * 2**20  # of one batch's requests as JSON; the API takes 256 MB
-    poll_s: float = 30.0
+    poll_s: float = 30.0  # between looks at the batches, at most
     retry_budget_s: float = 900.0  # what one request to the API spends on failures and the waits between them
     # Added to the server's `retry-after`.
     backoff: wait_base = field(default_factory=lambda: wait_random_exponential(multiplier=1, max=60))

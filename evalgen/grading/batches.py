@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -34,6 +34,7 @@ from evalgen.verdict_store import VerdictStore
 
 MAX_LOSSES = 3  # how often a question whose batch brought no reply to it is asked again
 RESULTS_KEPT_S = 29 * 24 * 3600.0
+FIRST_PAUSE_S = 1.0  # between looks at the batches; then twice as long each time, up to `BatchSettings.poll_s`
 ADDED_AT_ONCE = 1000  # verdicts of earlier experiments that are made durable together
 REQUEST_TIMEOUT_S = 600.0  # a batch may be 200 MB
 
@@ -94,10 +95,12 @@ class _BatchGrader:
         self._again: deque[Question] = deque()  # to be asked before any new question
         self._counts: dict[int, Counts] = {}  # by the batch's number
         self._num_ended = 0
-        self._num_not_found: Counter[int] = Counter()  # in a row, by the batch's number
+        self._not_found_since: dict[int, float] = {}  # of `_waited_s`, by the batch's number
+        self._waited_s = 0.0
 
     async def run(self, questions: Iterable[Question]) -> None:
         due = self._due(questions)
+        pause_s = min(FIRST_PAUSE_S, self._settings.poll_s)  # a small batch may end in seconds
         while True:
             await self._send_all(due)
             for batch in self._ledger.open:
@@ -110,7 +113,9 @@ class _BatchGrader:
             if not self._ledger.open and not self._again:
                 return
             if self._ledger.open:
-                await self._settings.sleep(self._settings.poll_s)
+                await self._settings.sleep(pause_s)
+                self._waited_s += max(pause_s, 1.0)
+                pause_s = min(2 * pause_s, self._settings.poll_s)
 
     def _due(self, questions: Iterable[Question]) -> Iterator[Question]:
         """The distinct questions that must be sent. What earlier experiments paid for becomes an answer of this one."""
@@ -193,12 +198,12 @@ class _BatchGrader:
         try:
             state = await self._api.look_at(batch)
             self._counts[batch.number] = state.request_counts
+            self._not_found_since.pop(batch.number, None)
             if not state.has_ended:
-                self._num_not_found[batch.number] = 0
                 return
             results = await self._api.results(batch) if state.results_url is not None else {}
         except anthropic.NotFoundError:
-            self._num_not_found[batch.number] += 1
+            self._not_found_since.setdefault(batch.number, self._waited_s)
             if not self._is_gone(batch):
                 return
             results = {}
@@ -208,7 +213,7 @@ class _BatchGrader:
 
     def _is_gone(self, batch: PlannedBatch) -> bool:
         """Whether a batch that was not found is not there: at once if it is old, else as patiently as any failure."""
-        not_found_s = self._num_not_found[batch.number] * max(self._settings.poll_s, 1.0)
+        not_found_s = self._waited_s - self._not_found_since[batch.number]
         return not_found_s >= self._settings.retry_budget_s or time.time() - batch.planned_at > RESULTS_KEPT_S
 
     def _settle(self, batch: PlannedBatch, results: Mapping[str, Result]) -> None:

@@ -1,0 +1,111 @@
+"""Whole jobs with a judge that bills, limits and fails: what its books say, and what the datasets hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_jobs.generate_eval_datasets import main
+from tests.chaos.server import ChaosApi
+from tests.chaos.settings import Faults, Price
+from tests.ray.conftest import RayCluster
+from tests.ray.jobs import Experiment, mayors_arguments, run_job
+
+MODEL = "claude-haiku-4-5-20251001"
+NAME = "sampled_mayors_checkpoint_final"
+PRICES = {MODEL: Price(input_usd=1.0, output_usd=5.0)}
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChaosApi]:
+    with ChaosApi(prices=PRICES) as api:
+        for name, value in api.environment().items():
+            monkeypatch.setenv(name, value)
+        yield api
+
+
+def arguments(run: Path, output_dir: Path, **settings: object) -> list[str]:
+    return mayors_arguments(run, output_dir, **{"grader_model": f"anthropic/{MODEL}", **settings})
+
+
+def rows(experiment: Experiment) -> list[tuple[str, str, int]]:
+    return [(row["id"], row["completion"], row["sample_count"]) for row in experiment.dataset(NAME).to_list()]
+
+
+def test_batches_give_the_same_dataset_for_half_the_money(
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi
+) -> None:
+    in_batches = run_job(arguments(mayors_run, tmp_path / "1", grader_model=f"anthropic-batch/{MODEL}"), tmp_path / "1")
+    batched = api.stats()
+    assert batched.calls == 0 and batched.batch_calls["create"] == 1
+    one_by_one = run_job(arguments(mayors_run, tmp_path / "2"), tmp_path / "2")
+    assert rows(in_batches) == rows(one_by_one)
+    (cheap,), (dear,) = in_batches.summary["datasets"], one_by_one.summary["datasets"]
+    assert cheap["api_calls"] == dear["api_calls"] == dear["num_unique"]
+    assert cheap["cost_usd"] == pytest.approx(dear["cost_usd"] / 2)
+    assert api.stats().billed_usd == pytest.approx(cheap["cost_usd"] + dear["cost_usd"])
+
+
+def test_a_job_stops_at_its_cap_and_goes_on_where_it_was_with_a_larger_one(
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cap_usd = 0.06
+    assert main(arguments(mayors_run, tmp_path, max_grading_cost_usd=cap_usd, max_connections=2)) == 1
+    last_line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "--max_grading_cost_usd 0.06" in last_line and "--resume" in last_line
+    stopped = api.stats()
+    assert 0 < stopped.billed_usd <= cap_usd
+    (directory,) = tmp_path.iterdir()
+    assert main(["--resume", str(directory), "--max_grading_cost_usd", "5"]) == 0
+    books = api.stats()
+    (figures,) = Experiment(directory).summary["datasets"]
+    assert figures["num_ungraded"] == 0
+    # What was in flight at the cap may have been asked without its answer being kept; all else was asked once.
+    assert figures["num_unique"] <= books.calls <= figures["num_unique"] + 2
+    assert figures["cost_usd"] <= books.billed_usd + 1e-9
+
+
+def test_votes_packs_and_several_actors_ask_no_question_twice_and_lose_none_to_faults(
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi
+) -> None:
+    """Two checkpoints, so that two grading actors meet the same questions."""
+    settings = {"max_connections": 150, "grader_pack_size": 4, "checkpoint_patterns": "checkpoint_*"}
+    calm = run_job(arguments(mayors_run, tmp_path / "1", **settings, grader_votes=3), tmp_path / "1")
+    books = api.stats()
+    assert set(books.times_asked) == {3}
+    datasets = calm.summary["datasets"]
+    assert len(datasets) >= 2 and all(it["num_ungraded"] == 0 for it in datasets)
+    assert sum(it["api_calls"] for it in datasets) == books.calls < 3 * books.num_questions
+    assert sum(it["input_tokens"] for it in datasets) == books.input_tokens
+    assert all(it["grader_alpha"] in (1.0, None) for it in datasets)
+    api.set(faults=Faults(overloaded=0.1, reset=0.1, malformed=0.05, pack_missing=0.1, pack_malformed=0.1))
+    rough = run_job(arguments(mayors_run, tmp_path / "2", **settings), tmp_path / "2")
+    assert {name: rough.dataset(name).num_rows for name in rough.dataset_names} == {
+        name: calm.dataset(name).num_rows for name in calm.dataset_names
+    }
+
+
+def test_a_dry_run_says_what_the_job_may_cost_and_makes_nothing(
+    mayors_run: Path, tmp_path: Path, api: ChaosApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments(mayors_run, tmp_path, num_generations=1000), "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert "10,000 questions" in printed and NAME in printed and "$" in printed
+    assert list(tmp_path.iterdir()) == [] and api.stats().calls == 0
+
+
+def test_a_cap_on_a_judge_of_unknown_price_is_refused_before_anything_is_made(
+    mayors_run: Path, tmp_path: Path, api: ChaosApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = arguments(mayors_run, tmp_path, grader_model="anthropic/some-model", max_grading_cost_usd=1)
+    assert main(unknown) == 2
+    assert "some-model" in (error := capsys.readouterr().err) and "--prices_path" in error
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(
+        json.dumps({"as_of": "2026-11-24", "usd_per_million_tokens": {"some-model": {"input": 1, "output": 2}}})
+    )
+    assert main([*unknown, "--prices_path", str(prices), "--dry_run"]) == 0
+    assert list(tmp_path.iterdir()) == [prices]
