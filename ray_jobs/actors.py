@@ -34,7 +34,7 @@ QUESTIONS_SCHEMA = pa.schema(
 class RateLimiterActor(RateLimiter):
     """The one gate for grading requests of all actors. Asynchronous: callers wait in it, not for it.
 
-    When its process dies another begins with full buckets, which hold a second's worth, and with what the ledger of
+    When its process dies another begins with full buckets, which hold little, and with what the ledger of
     `Spending` says.
     """
 

@@ -97,6 +97,7 @@ class RateLimiter:
         self._lease_ids = itertools.count(1)
         self._presence = Presence(clock)
         self._closed_until = -math.inf  # the server said when to come back
+        self._has_heard = False  # of the server
         self._turn = asyncio.Lock()  # asyncio's locks are fair: the order of arrival is the order of service
         self._changed = asyncio.Event()
         self.num_granted = self.num_throttled = self.num_reclaimed = 0
@@ -152,6 +153,8 @@ class RateLimiter:
         ]
         if self._breaker is not None:
             pauses.append(self._breaker.pause_s(now))
+        if not self._has_heard and self._leases:
+            pauses.append(math.inf)  # one request, until the server has said what its limits are
         is_affordable = self._spending is None or self._spending.fits(demand.most_usd)
         if len(self._leases) >= self._max_connections or not is_affordable:
             pauses.append(math.inf)  # until something in flight is settled
@@ -180,12 +183,15 @@ class RateLimiter:
     def _learn(self, lease: _Lease, outcome: Outcome) -> None:
         """From what became of a request: what others will take, how fast they may go, whether the server is well."""
         now = self._clock()
+        self._has_heard = True
         self._follow(outcome.limits, now)
         if self._spending is not None:
             self._spending.settle(outcome.lease, outcome.cost_usd)
         if outcome.kind == "throttled":
             self.num_throttled += 1
             self._closed_until = max(self._closed_until, now + outcome.retry_after_s)
+            for bucket in self._buckets.values():
+                bucket.drain()
         if outcome.kind == "answered" and outcome.input_tokens:
             self._buckets["input_tokens"].take(outcome.input_tokens - lease.num_input_tokens)
             self._buckets["output_tokens"].take(outcome.output_tokens - lease.num_output_tokens)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+HELD_S = 0.25  # the API may enforce 60 a minute as 1 a second, and requests arrive in bunches
+
 
 class TokenBucket:
-    """Holds a second's worth, because the API may enforce 60 a minute as 1 a second.
+    """Holds `HELD_S` worth, or one request.
 
     What takes more than that may go when the bucket is full, and leaves a debt. Times are of any one clock, in seconds.
     """
@@ -27,7 +29,7 @@ class TokenBucket:
         was_unlimited = self._per_s is None
         self._fill(now)
         self._per_s = None if per_minute is None else per_minute / 60
-        self._capacity = 0.0 if self._per_s is None else max(1.0, self._per_s)
+        self._capacity = 0.0 if self._per_s is None else max(1.0, HELD_S * self._per_s)
         self._level = self._capacity if was_unlimited else min(self._level, self._capacity)
 
     def pause_s(self, amount: float, now: float) -> float:
@@ -43,6 +45,10 @@ class TokenBucket:
         """Whether it is there or not. A negative amount is given back."""
         if self._per_s is not None:
             self._level = min(self._capacity, self._level - amount)
+
+    def drain(self) -> None:
+        """The server says that there is nothing left."""
+        self._level = min(self._level, 0.0)
 
     def _fill(self, now: float) -> None:
         if self._per_s is not None:

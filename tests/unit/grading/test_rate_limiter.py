@@ -17,6 +17,7 @@ from evalgen.grading.leases import Leases
 from evalgen.grading.presence import SILENCE_S
 from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
 from evalgen.grading.server_limits import announced_limits
+from evalgen.grading.token_bucket import HELD_S
 from evalgen.records import Limits
 from tests.chaos import limits as server
 from tests.virtual_time import now, run_in_virtual_time, until_all_wait
@@ -37,6 +38,12 @@ def answered(lease: int, input_tokens: int = 300, output_tokens: int = 100, **mo
     return replace(base, **more)  # type: ignore[arg-type]
 
 
+async def heard(gate: RateLimiter) -> None:
+    """From now on more than one request may be in flight."""
+    (lease,) = await gate.acquire([demand()], HOLDER)
+    await gate.settle([answered(lease)])
+
+
 async def one(gate: RateLimiter, holder: str = HOLDER) -> int:
     (lease,) = await gate.acquire([demand()], holder)
     return lease
@@ -50,11 +57,13 @@ def test_requests_are_spread_over_the_minute_and_served_in_order() -> None:
             await one(gate)
             served.append((name, now() - started_at))
 
+        await heard(gate)
+        await asyncio.sleep(60)
         started_at = now()
         await asyncio.gather(*map(ask, range(6)))
         assert [name for name, _ in served] == list(range(6))
         assert [at for _, at in served] == pytest.approx([0, 2, 4, 6, 8, 10])
-        assert gate.num_granted == 6
+        assert gate.num_granted == 1 + 6
         assert gate.wait_s == pytest.approx(2 + 4 + 6 + 8 + 10)
 
     run_in_virtual_time(scenario())
@@ -73,6 +82,7 @@ def test_no_stretch_of_time_sees_more_than_its_share(per_minute: float, steps: l
             await one(gate)
             granted_at.append(now())
 
+        await heard(gate)
         tasks = []
         for num_new, pause in steps:
             tasks += [asyncio.create_task(ask()) for _ in range(num_new)]
@@ -80,7 +90,7 @@ def test_no_stretch_of_time_sees_more_than_its_share(per_minute: float, steps: l
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        burst, rate = max(1.0, per_minute / 60), per_minute / 60
+        burst, rate = max(1.0, HELD_S * per_minute / 60), per_minute / 60
         for first, last in itertools.combinations(range(len(granted_at)), 2):
             num, stretch = last - first + 1, granted_at[last] - granted_at[first]
             assert num <= burst + stretch * rate + 1e-6
@@ -88,9 +98,10 @@ def test_no_stretch_of_time_sees_more_than_its_share(per_minute: float, steps: l
     run_in_virtual_time(scenario())
 
 
-def test_an_idle_limiter_saves_up_no_more_than_a_seconds_worth() -> None:
+def test_an_idle_limiter_saves_up_no_more_than_a_quarter_of_a_seconds_worth() -> None:
     async def scenario() -> None:
-        gate = limiter(requests=300)  # 5 a second
+        gate = limiter(requests=1_200)  # 20 a second
+        await heard(gate)
         await asyncio.sleep(3600)
         assert len(await gate.acquire([demand()] * 20, HOLDER)) == 5
 
@@ -100,6 +111,7 @@ def test_an_idle_limiter_saves_up_no_more_than_a_seconds_worth() -> None:
 def test_a_call_for_many_gets_what_may_go_now_and_waits_for_the_first_alone() -> None:
     async def scenario() -> None:
         gate = limiter(max_connections=3)
+        await heard(gate)
         leases = await gate.acquire([demand()] * 5, HOLDER)
         assert len(leases) == 3 == gate.num_in_flight
         waiting = asyncio.create_task(gate.acquire([demand()] * 2, HOLDER))
@@ -115,6 +127,7 @@ def test_a_call_for_many_gets_what_may_go_now_and_waits_for_the_first_alone() ->
 def test_settling_twice_frees_one_connection() -> None:
     async def scenario() -> None:
         gate = limiter(max_connections=2)
+        await heard(gate)
         first, _ = await gate.acquire([demand()] * 2, HOLDER)
         await gate.settle([answered(first), answered(first), answered(999)])
         assert gate.num_in_flight == 1
@@ -183,6 +196,19 @@ def test_a_request_larger_than_the_bucket_goes_and_leaves_a_debt() -> None:
     run_in_virtual_time(scenario())
 
 
+def test_until_the_server_has_said_what_its_limits_are_one_request_is_in_flight() -> None:
+    async def scenario() -> None:
+        gate = limiter()
+        (first,) = await gate.acquire([demand()] * 20, HOLDER)
+        others = asyncio.create_task(gate.acquire([demand()] * 20, HOLDER))
+        await asyncio.sleep(30)
+        assert not others.done()
+        await gate.settle([answered(first, limits=Limits(requests=1_200))])
+        assert 1 <= len(await others) <= 5
+
+    run_in_virtual_time(scenario())
+
+
 def test_retry_after_holds_back_everyone() -> None:
     async def scenario() -> None:
         gate, started_at = limiter(), now()
@@ -204,7 +230,7 @@ def test_the_lower_of_the_users_and_the_servers_limit_holds(announced: float, ex
         started_at = now()
         for _ in range(200):
             await gate.settle([answered(await one(gate))])
-        burst = expected / 60
+        burst = HELD_S * expected / 60
         assert now() - started_at == pytest.approx((200 - burst) * 60 / expected, rel=0.03)
 
     run_in_virtual_time(scenario())
