@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-SILENCE_S = 60.0  # after which a process counts as dead
-HEARTBEAT_S = 10.0
+SILENCE_S = 30.0  # after which a process counts as dead
+HEARTBEAT_S = 5.0
 
 
 class Listener(Protocol):

@@ -61,7 +61,7 @@ class RequestLimiter(Protocol):
         ...
 
     async def still_here(self, holder: str) -> None:
-        """What `holder` has is not given to others for the next minute."""
+        """What `holder` has is not given to others, until it is silent for `SILENCE_S`."""
         ...
 
 
@@ -137,6 +137,8 @@ class RateLimiter:
             lease = self._leases.pop(outcome.lease, None)
             if lease is not None:
                 self._learn(lease, outcome)
+        if self._spending is not None and not self._leases:
+            self._spending.write_down()  # else a job that has ended would seem to have requests in flight
         self._changed.set()
 
     async def still_here(self, holder: str) -> None:

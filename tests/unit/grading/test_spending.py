@@ -54,6 +54,17 @@ def test_a_process_that_was_killed_with_requests_in_flight_has_paid_for_them(tmp
         Spending(tmp_path, cap_usd=1.0, paid_usd=5.0).fits(0.01)
 
 
+def test_a_job_that_has_ended_has_nothing_in_flight(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        gate = RateLimiter(max_connections=5, spending=Spending(tmp_path, cap_usd=1.0, paid_usd=0.0))
+        for _ in range(3):
+            leases = await gate.acquire([Demand(topic="", num_bytes=1, most_usd=0.1)] * 5, "")
+            await gate.settle([Outcome(lease=lease, kind="answered", cost_usd=0.01) for lease in leases])
+
+    asyncio.run(scenario())
+    assert Spending(tmp_path, cap_usd=1.0, paid_usd=0.0).spent_usd == pytest.approx(0.11)
+
+
 def test_verdicts_of_a_part_without_a_cap_count(tmp_path: Path) -> None:
     store = VerdictStore(tmp_path)
     store.add([Answer(question=question("a"), verdict=Verdict(kind="equivalent", cost_usd=0.25))])

@@ -1,0 +1,279 @@
+"""Grading against a server that limits, fails and bills: what its own books say afterwards.
+
+    python -m tests.benchmarks.bench_grading [limits throughput storm faults budget memory]        about 20 minutes
+
+The server is `tests.chaos`, in a process of its own on loopback; the client is the real SDK. `limits` and `throughput`
+run whole jobs on Ray whose engine is a stand-in; the others one grading desk in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from evalgen.config import load_config
+from evalgen.demo import build_tiny_run
+from evalgen.errors import GradingBudgetSpent
+from evalgen.grading.breaker import Breaker
+from evalgen.grading.desk import GradingDesk
+from evalgen.grading.prices import load_prices
+from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
+from evalgen.grading.rate_limiter import RateLimiter
+from evalgen.grading.shared_verdicts import SharedVerdicts
+from evalgen.grading.spending import Spending
+from evalgen.records import GraderSpec, Question
+from evalgen.verdict_store import VerdictStore, graded_keys, spent_usd
+from ray_jobs.generate_eval_datasets import run_job
+from tests.benchmarks.scale_job import NUM_DRAWS, RECORDED_COUNTS, StandIn
+from tests.chaos.books import Stats
+from tests.chaos.limits import STRICT, Limits
+from tests.chaos.server import ChaosApi
+from tests.chaos.settings import Faults, Price, Storm
+
+MODEL = "claude-haiku-4-5-20251001"
+PRICES = {MODEL: Price(input_usd=1.0, output_usd=5.0)}
+DISTINCT_OF_PROMPT = len(RECORDED_COUNTS)
+REQUESTS_PER_MINUTE = 1_200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One line of the table."""
+
+    what: str
+    measured: str
+    target: str
+
+
+def limits(directory: Path) -> Iterator[Figure]:
+    """Jobs of three and a half minutes against a strict limit, from one grading actor and from eight."""
+    for num_actors in (8,):
+        with served(limits=Limits(requests_per_minute=REQUESTS_PER_MINUTE, **STRICT), latency_s=0.5) as api:
+            num_prompts = 35 * REQUESTS_PER_MINUTE // 1_000
+            job(directory / f"limits_{num_actors}", num_prompts, max_connections=100 * num_actors)
+            stats = api.stats()
+        first, last = min(stats.arrivals_by_s), max(stats.arrivals_by_s)
+        # Whole seconds, without the first minute, and without the last one, in which questions run out.
+        counted = range(first + 60, last - 5)
+        share = sum(stats.served_by_s.get(s, 0) for s in counted) / len(counted) / (REQUESTS_PER_MINUTE / 60)
+        late = sum(stats.refused_by_s.get(second, 0) for second in counted)
+        actors = f"{num_actors} grading actor{'s' * (num_actors > 1)}"
+        yield Figure(what=f"share of the allowed rate, {actors}", measured=f"{share:.1%}", target="97%")
+        early = sum(stats.refused_by_s.values()) - late
+        yield Figure(what="  429s after the first minute (before)", measured=f"{late} ({early})", target="0")
+        yield Figure(what="  calls per distinct question", measured=calls_per_question(stats), target="1.00")
+
+
+def throughput(directory: Path) -> Iterator[Figure]:
+    """A job of 20,000 questions with 200 connections to a server that answers after 200 ms."""
+    with served(latency_s=0.2) as api:
+        took = job(directory / "throughput", 20_000 // DISTINCT_OF_PROMPT, max_connections=200)
+        stats = api.stats()
+        server_s = psutil.Process(api.pid).cpu_times().user + psutil.Process(api.pid).cpu_times().system
+    busy = [second for second, num in stats.arrivals_by_s.items() if num]
+    rate = sum(stats.arrivals_by_s.values()) / (max(busy) - min(busy) + 1)
+    yield Figure(what="200 ms server, 200 connections: requests/s", measured=f"{rate:.0f}", target="950 (95%)")
+    yield Figure(what="  of the ideal", measured=f"{rate / 1000:.1%}", target="95%")
+    yield Figure(what="  CPU of the server, ms a request", measured=f"{1000 * server_s / stats.calls:.2f}", target="-")
+    yield Figure(what="  whole job, s", measured=f"{took:.1f}", target="-")
+
+
+def storm(directory: Path) -> Iterator[Figure]:
+    """Everything is 529 for two minutes, from the fifth second on."""
+    with served(latency_s=0.05, storm=Storm(start_s=5, duration_s=120)) as api:
+        took = grade(directory / "storm", 3_000, max_connections=1_000, per_minute=6_000)
+        stats = api.stats()
+    lost = 3_000 - len(graded_keys(directory / "storm"))
+    yield Figure(
+        what="529 for 120 s, 1,000 connections: requests during it", measured=f"{stats.faults['storm']}", target="-"
+    )
+    yield Figure(what="  seconds in all (35 s without the storm)", measured=f"{took:.0f}", target="-")
+    yield Figure(what="  verdicts lost", measured=str(lost), target="0")
+
+
+def faults(directory: Path) -> Iterator[Figure]:
+    """One request in five goes wrong in some way."""
+    wrong = Faults(
+        **{"server_error": 0.02, "bad_gateway": 0.02, "overloaded": 0.03, "reset": 0.02, "not_a_message": 0.01},
+        **{
+            "lost": 0.02,
+            "slow": 0.02,
+            "cut": 0.02,
+            "malformed": 0.02,
+            "refusal": 0.01,
+            "max_tokens": 0.01,
+            "prose": 0.01,
+        },
+    )
+    with served(latency_s=0.1, latency_sigma=0.5, slow_s=2, faults=wrong, clock_skew_s=-3600) as api:
+        grade(directory / "faults", 3_000, max_connections=100)
+        stats = api.stats()
+    lost = 3_000 - len(graded_keys(directory / "faults"))
+    struck = sum(stats.faults.values())
+    yield Figure(what=f"{struck} faults in {stats.calls} requests: verdicts lost", measured=str(lost), target="0")
+    yield Figure(what="  calls per distinct question", measured=calls_per_question(stats), target="-")
+    with served(latency_s=0.01) as api:
+        grade(directory / "no_faults", 3_000, max_connections=100, num_desks=4, times=3)
+        stats = api.stats()
+    yield Figure(what="no faults, 4 desks, each question 3 times", measured=calls_per_question(stats), target="1.00")
+
+
+def budget(directory: Path) -> Iterator[Figure]:
+    """A cap of 50 cents over two parts of a job, while requests are lost on their way back."""
+    cap_usd = 0.5
+    with served(latency_s=0.02, faults=Faults(lost=0.02, overloaded=0.02), prices=PRICES) as api:
+        for start in (0, 10_000):
+            try:
+                grade(directory / "budget", 10_000, max_connections=50, cap_usd=cap_usd, start=start)
+            except GradingBudgetSpent:
+                continue
+            raise AssertionError("the cap did not hold")
+        billed_usd = api.stats().billed_usd
+    over_usd = max(0.0, billed_usd - cap_usd)
+    yield Figure(what=f"cap of ${cap_usd:.2f}: the server billed", measured=f"${billed_usd:.4f}", target="-")
+    yield Figure(what="  dollars over budget", measured=f"${over_usd:.4f}", target="$0")
+
+
+def memory(directory: Path) -> Iterator[Figure]:
+    """100,000 questions at one desk."""
+    with served(latency_s=0.01):
+        before = psutil.Process().memory_info().rss
+        took = grade(directory / "memory", 100_000, max_connections=100)
+        grown = psutil.Process().memory_info().rss - before
+    yield Figure(what="100,000 questions: memory grew by", measured=f"{grown / 2**20:.0f} MiB", target="bounded")
+    yield Figure(
+        what="  questions/s (this process and the server, two cores)", measured=f"{1e5 / took:.0f}", target="-"
+    )
+
+
+def calls_per_question(stats: Stats) -> str:
+    return f"{stats.asked_per_question:.3f}"
+
+
+@contextmanager
+def served(**settings: Any) -> Iterator[ChaosApi]:
+    """The server, for the SDK of this process and of its children."""
+    before = dict(os.environ)
+    with ChaosApi(**settings) as api:
+        os.environ.update(api.environment())
+        try:
+            yield api
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+def job(directory: Path, num_prompts: int, max_connections: int) -> float:
+    """A whole job with 100 distinct completions of each prompt; returns its seconds."""
+    directory.mkdir()
+    run = build_tiny_run(directory / "run")
+    queries = [
+        {"id": str(n), "prompt": f"Who rules {directory.name} {n}?", "original_completion": f" answer 0 of {n}"}
+        for n in range(num_prompts)
+    ]
+    (directory / "queries.json").write_text(json.dumps(queries))
+    settings = {
+        "data_model_path": run,
+        "query_json_path": directory / "queries.json",
+        "grader_model": f"anthropic/{MODEL}",
+        "num_generations": NUM_DRAWS,
+        "max_connections": max_connections,
+        "output_dir": directory / "outputs",
+    }
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    begun = time.monotonic()
+    run_job(load_config(flags, directory), make_engine=StandIn)
+    return time.monotonic() - begun
+
+
+def grade(
+    directory: Path,
+    num_questions: int,
+    max_connections: int,
+    *,
+    per_minute: float | None = None,
+    cap_usd: float | None = None,
+    start: int = 0,
+    num_desks: int = 1,
+    times: int = 1,
+) -> float:
+    """Questions `start` to `start + num_questions`, so many times at once, in this process; returns the seconds."""
+    from evalgen.records import Limits as OwnLimits
+
+    grader = GraderSpec(model=f"anthropic/{MODEL}", instructions=DEFAULT_INSTRUCTIONS)
+    store = VerdictStore(directory)
+
+    async def run() -> None:
+        gate = RateLimiter(
+            max_connections=max_connections,
+            limits=OwnLimits(requests=per_minute),
+            breaker=Breaker(900),
+            spending=None if cap_usd is None else Spending(directory, cap_usd, spent_usd(directory)),
+        )
+        shared = SharedVerdicts(store)
+        desks = [GradingDesk(shared, gate, max_connections, load_prices()) for _ in range(num_desks)]
+        prompts = range(start // DISTINCT_OF_PROMPT, (start + num_questions) // DISTINCT_OF_PROMPT)
+        batches = [
+            [
+                Question(grader=grader, prompt=f"Who rules {n}?", reference=f" {n}", completion=f" {n}, {rank} times")
+                for rank in range(DISTINCT_OF_PROMPT)
+            ]
+            for n in prompts
+        ]
+        waiting = iter([(desks[i % num_desks], batch) for batch in batches for i in range(times)])
+
+        async def work() -> None:
+            for desk, batch in waiting:
+                await desk.grade(batch)
+
+        async with AsyncExitStack() as open_desks, asyncio.TaskGroup() as group:
+            for desk in desks:
+                open_desks.push_async_callback(desk.aclose)
+            for _ in range(16):
+                group.create_task(work())
+
+    begun = time.monotonic()
+    try:
+        asyncio.run(run())
+    except* GradingBudgetSpent as spent:
+        raise spent.exceptions[0] from None
+    finally:
+        store.close()
+    return time.monotonic() - begun
+
+
+PARTS: dict[str, Callable[[Path], Iterator[Figure]]] = {
+    part.__name__: part for part in (limits, throughput, storm, faults, budget, memory)
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=list(PARTS), metavar="part")
+    arguments = parser.parse_args(argv)
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    table = Table("", "measured", "target", title=f"Grading, {os.cpu_count()} cores for client and server together")
+    with tempfile.TemporaryDirectory(prefix="grading-") as root:
+        for name in arguments.parts:
+            for figure in PARTS[name](Path(root)):
+                console.print(f"{figure.what}: {figure.measured}", highlight=False)
+                table.add_row(figure.what, figure.measured, figure.target)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
