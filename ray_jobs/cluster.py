@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import ray
 from ray.data import DataContext
 
+from evalgen.errors import JobStopped
 from evalgen.timings import Timings
 
 log = logging.getLogger("evalgen.cluster")
@@ -16,10 +17,18 @@ log = logging.getLogger("evalgen.cluster")
 
 @contextmanager
 def ray_session(timings: Timings) -> Iterator[None]:
-    """Joins the cluster of the job or of this machine, or starts one until the block ends."""
+    """Joins the cluster of the job or of this machine, or starts one until the block ends.
+
+    Raises:
+        JobStopped: that fails.
+    """
     with timings.stage("start_ray"):
         # The driver shows progress and errors in its own words; the workers' own logs are on the dashboard.
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # of any kind: Ray raises a bare Exception where a process of its own does not start
+            reason = " ".join(str(error).split())
+            raise JobStopped(f"Ray does not start, or cannot be joined ({type(error).__name__}: {reason})") from error
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False

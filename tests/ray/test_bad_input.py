@@ -134,3 +134,13 @@ def test_weights_that_lack_a_tensor_stop_the_job_with_a_reason(
     last_line = capfd.readouterr().err.strip().splitlines()[-1]
     assert last_line.startswith("error: 10 prompts of 1 datasets could not be sampled")
     assert f"checkpoint {case.checkpoint} lacks" in last_line
+
+
+def test_a_cluster_that_cannot_be_joined_is_one_line_that_says_how_to_go_on(
+    mayors_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "no address at all")
+    assert main(mayors_arguments(mayors_run, tmp_path)) == 1
+    last_line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last_line.startswith("error: Ray does not start, or cannot be joined")
+    assert "--resume" in last_line
