@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
@@ -37,6 +38,7 @@ from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.grading.spending import Spending
 from evalgen.records import GraderSpec, Question
 from evalgen.verdict_store import VerdictStore, graded_keys, spent_usd
+from evalgen.verdict_table import VERDICTS_FILE
 from ray_jobs.generate_eval_datasets import run_job
 from tests.benchmarks.scale_job import NUM_DRAWS, RECORDED_COUNTS, StandIn
 from tests.chaos.books import Stats
@@ -122,9 +124,12 @@ def faults(directory: Path) -> Iterator[Figure]:
     with served(latency_s=0.1, latency_sigma=0.5, slow_s=2, faults=wrong, clock_skew_s=-3600) as api:
         grade(directory / "faults", 3_000, max_connections=100)
         stats = api.stats()
-    lost = 3_000 - len(graded_keys(directory / "faults"))
+    kinds = pq.read_table(directory / "faults" / VERDICTS_FILE, columns=["verdict"])["verdict"].to_pylist()
     struck = sum(stats.faults.values())
-    yield Figure(what=f"{struck} faults in {stats.calls} requests: verdicts lost", measured=str(lost), target="0")
+    lost = str(3_000 - len(kinds))
+    yield Figure(what=f"{struck} faults in {stats.calls} requests: verdicts lost", measured=lost, target="0")
+    ungraded = str(kinds.count("ungraded"))
+    yield Figure(what="  ungraded, twice without a usable reply", measured=ungraded, target="-")
     yield Figure(what="  calls per distinct question", measured=calls_per_question(stats), target="-")
     with served(latency_s=0.01) as api:
         grade(directory / "no_faults", 3_000, max_connections=100, num_desks=4, times=3)
