@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -94,7 +95,7 @@ class RateLimiter:
         self._buckets = {it.name: TokenBucket(getattr(self._limits, it.name), clock()) for it in fields(Limits)}
         self._expected = _Expected()
         self._leases: dict[int, _Lease] = {}
-        self._lease_ids = itertools.count(1)
+        self._lease_ids = itertools.count(secrets.randbits(60))  # never those of a limiter that died before this one
         self._presence = Presence(clock)
         self._closed_until = -math.inf  # the server said when to come back
         self._has_heard = False  # of the server

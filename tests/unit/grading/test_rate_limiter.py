@@ -135,6 +135,16 @@ def test_settling_twice_frees_one_connection() -> None:
     run_in_virtual_time(scenario())
 
 
+def test_a_lease_of_a_limiter_that_died_frees_nothing_of_the_one_after_it() -> None:
+    async def scenario() -> None:
+        (old,), gate = await limiter().acquire([demand()], HOLDER), limiter()
+        await gate.acquire([demand()], HOLDER)
+        await gate.settle([answered(old)])
+        assert gate.num_in_flight == 1
+
+    run_in_virtual_time(scenario())
+
+
 def test_what_a_silent_process_holds_is_reclaimed_and_what_a_living_one_holds_is_not() -> None:
     async def scenario() -> None:
         gate = limiter(max_connections=1)
