@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
-from evalgen.grading.grader_config import BATCH_PREFIX
 from evalgen.grading.messages import MAX_TOKENS, message_params, model_name
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.job import DatasetPlan
+from evalgen.records import BATCH_PREFIX
 
 CHARS_OF_A_TOKEN = 4  # of the longest completions that are likely; few tokens are longer
 BYTES_OF_A_TOKEN = 3.5  # of what the judge is sent; English text has four or more

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from evalgen.config import JobConfig, RunConfig
 from evalgen.errors import ConfigError, InputError
-from evalgen.grading.grader_config import BATCH_PREFIX, load_grader
+from evalgen.grading.grader_config import load_grader
 from evalgen.queries import collect_queries
-from evalgen.records import Checkpoint, GraderSpec, Query, Question
+from evalgen.records import BATCH_PREFIX, Checkpoint, GraderSpec, Query, Question
 from evalgen.runs import find_inner_runs, model_size
 from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
 

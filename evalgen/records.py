@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +17,9 @@ from typing import Any, Literal
 
 FinishReason = Literal["eos", "length", "stop"]
 VerdictKind = Literal["equivalent", "not_equivalent", "ungraded"]
+
+CLAUDE_PREFIX = "anthropic/"  # of the model of a grader that is asked over the Messages API
+BATCH_PREFIX = "anthropic-batch/"  # the same judges over Message Batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,7 @@ class Question:
         """
         grader = self.grader
         parts: list[Any] = [
-            grader.model.replace("anthropic-batch/", "anthropic/", 1),
+            re.sub(f"^{BATCH_PREFIX}", CLAUDE_PREFIX, grader.model),
             grader.instructions,
             sorted(grader.options.items()),
             self.prompt,

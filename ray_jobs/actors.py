@@ -15,12 +15,21 @@ from evalgen.config import JobConfig
 from evalgen.errors import EvalgenError, UserError
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
-from evalgen.grading.grader_config import BATCH_PREFIX, CLAUDE_PREFIX
 from evalgen.grading.prices import PriceList
 from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.grading.spending import Spending
-from evalgen.records import Answer, GraderSpec, Limits, Query, Question, SamplingUnit, Verdict
+from evalgen.records import (
+    BATCH_PREFIX,
+    CLAUDE_PREFIX,
+    Answer,
+    GraderSpec,
+    Limits,
+    Query,
+    Question,
+    SamplingUnit,
+    Verdict,
+)
 from evalgen.unit_store import SamplingCost
 from evalgen.verdict_store import spent_usd
 

@@ -22,10 +22,11 @@ from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSetti
 from evalgen.command_line import parse_flags
 from evalgen.config import DEFAULT_GRADER_MODEL, JobConfig
 from evalgen.config_files import absolute_path, without_tilde
-from evalgen.errors import ConfigError, EvalgenError, JobStopped, UserError
-from evalgen.grading.grader_config import BATCH_PREFIX, load_grader
+from evalgen.errors import ConfigError, JobStopped
+from evalgen.grading.grader_config import load_grader
 from evalgen.grading.labelled_items import LabelledItem, read_labelled_items
-from evalgen.records import GraderSpec
+from evalgen.records import BATCH_PREFIX, GraderSpec
+from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
 
 if TYPE_CHECKING:
@@ -73,20 +74,9 @@ class CalibrationConfig(BaseSettings):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrates as the command line says; returns the exit code."""
-    try:
-        calibrate_grader(load_calibration(sys.argv[1:] if argv is None else argv, path_root()))
-    except UserError as error:
-        return _fail(error, exit_code=2)
-    except EvalgenError as error:
-        return _fail(error, exit_code=1)
-    except KeyboardInterrupt:
-        return _fail("interrupted; nothing was written", exit_code=130)
-    return 0
-
-
-def _fail(reason: object, exit_code: int) -> int:
-    sys.stderr.write(f"error: {reason}\n")
-    return exit_code
+    arguments = sys.argv[1:] if argv is None else argv
+    nothing = "interrupted; nothing was written"
+    return exit_code_of(lambda: calibrate_grader(load_calibration(arguments, path_root())), if_interrupted=nothing)
 
 
 def load_calibration(argv: Sequence[str], root: Path) -> CalibrationConfig:

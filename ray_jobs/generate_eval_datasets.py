@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalgen.config import JobConfig, load_config
-from evalgen.errors import EvalgenError, JobStopped, UserError
+from evalgen.errors import JobStopped
 from evalgen.job_log import JobLog
 from evalgen.timings import Timings
+from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
-from ray_jobs.stop import Interrupted, Resumable
+from ray_jobs.stop import Resumable
 
 if TYPE_CHECKING:
     from evalgen.experiment import Experiment
@@ -28,26 +29,15 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the job that the command line describes; returns the exit code."""
-    try:
+
+    def run() -> None:
         config = load_config(sys.argv[1:] if argv is None else argv, path_root())
         if config.dry_run:
             show_forecast(config)
         else:
             run_job(config)
-    except UserError as error:
-        return _fail(error, exit_code=2)
-    except EvalgenError as error:
-        return _fail(error, exit_code=1)
-    except Interrupted as interrupted:
-        return interrupted.exit_code  # it has said so
-    except KeyboardInterrupt:
-        return _fail("interrupted before anything was begun", exit_code=130)
-    return 0
 
-
-def _fail(reason: object, exit_code: int) -> int:
-    sys.stderr.write(f"error: {reason}\n")
-    return exit_code
+    return exit_code_of(run, if_interrupted="interrupted before anything was begun")
 
 
 def show_forecast(config: JobConfig) -> None:

@@ -27,11 +27,11 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 from evalgen.command_line import parse_flags
 from evalgen.config import JobConfig, load_config
 from evalgen.config_files import absolute_path
-from evalgen.errors import ConfigError, EvalgenError, UserError
+from evalgen.errors import ConfigError
 from evalgen.resume import CONFIG_FILE, MAY_CHANGE, PLAN_FILE, stored_settings
+from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.generate_eval_datasets import run_job
 from ray_jobs.paths import path_root
-from ray_jobs.stop import Interrupted
 
 if TYPE_CHECKING:
     from evalgen.experiment import Experiment
@@ -72,22 +72,9 @@ RegradeConfig = create_model("RegradeConfig", __base__=_RegradeConfig, __doc__=_
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Regrades as the command line says; returns the exit code."""
-    try:
-        regrade(sys.argv[1:] if argv is None else argv, path_root())
-    except UserError as error:
-        return _fail(error, exit_code=2)
-    except EvalgenError as error:
-        return _fail(error, exit_code=1)
-    except Interrupted as interrupted:
-        return interrupted.exit_code  # it has said so
-    except KeyboardInterrupt:
-        return _fail("interrupted; run it again: what is judged is not asked again", exit_code=130)
-    return 0
-
-
-def _fail(reason: object, exit_code: int) -> int:
-    sys.stderr.write(f"error: {reason}\n")
-    return exit_code
+    arguments = sys.argv[1:] if argv is None else argv
+    again = "interrupted; run it again: what is judged is not asked again"
+    return exit_code_of(lambda: regrade(arguments, path_root()), if_interrupted=again)
 
 
 def regrade(argv: Sequence[str], root: Path) -> Experiment:

@@ -24,12 +24,12 @@ from evalgen.errors import GraderUnavailable
 from evalgen.grading.batch_api import Batch, BatchesApi, BatchSettings, Counts, Result, batch_request
 from evalgen.grading.batch_ledger import BatchLedger, PlannedBatch
 from evalgen.grading.batch_outcomes import Outcome, outcome_of_item
-from evalgen.grading.claude import MAX_ASKS, connect
-from evalgen.grading.grader_config import BATCH_PREFIX
+from evalgen.grading.claude import MAX_ASKS
+from evalgen.grading.connection import connect
 from evalgen.grading.messages import MAX_TOKENS, model_name
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.grading.spending import Spending
-from evalgen.records import Answer, BatchProgress, Question
+from evalgen.records import BATCH_PREFIX, Answer, BatchProgress, Question
 from evalgen.verdict_store import VerdictStore
 
 MAX_LOSSES = 3  # how often a question whose batch brought no reply to it is asked again

@@ -9,8 +9,7 @@ from pathlib import Path
 from evalgen.errors import ConfigError
 from evalgen.experiment import PARTIAL, Experiment
 from evalgen.grading.calibration import instructions_sha256
-from evalgen.grading.grader_config import BATCH_PREFIX, CLAUDE_PREFIX
-from evalgen.records import GraderSpec
+from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec
 from evalgen.regrading import graders_of
 from evalgen.resume import PLAN_FILE
 

@@ -13,13 +13,12 @@ from typing import Protocol
 
 from evalgen.grading.claude import ClaudeGrader
 from evalgen.grading.gathering import Gathered
-from evalgen.grading.grader_config import CLAUDE_PREFIX
 from evalgen.grading.offline import grade_offline
 from evalgen.grading.presence import say_still_here
 from evalgen.grading.prices import PriceList
 from evalgen.grading.rate_limiter import RequestLimiter
 from evalgen.grading.shared_verdicts import Claim
-from evalgen.records import Answer, Question, Verdict
+from evalgen.records import CLAUDE_PREFIX, Answer, Question, Verdict
 
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
 CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job

@@ -11,10 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evalgen.errors import ConfigError, GraderUnavailable
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
-from evalgen.records import GraderSpec
-
-CLAUDE_PREFIX = "anthropic/"
-BATCH_PREFIX = "anthropic-batch/"  # the same judges over Message Batches
+from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec
 
 
 class _OfflineOptions(BaseModel):
@@ -72,7 +69,7 @@ def _check_model(model: str) -> None:
             f"ANTHROPIC_API_KEY is not set, and {model} needs it; export the key, "
             f"or choose a free grader with --grader_model: {', '.join(OFFLINE_GRADERS)}"
         )
-    from evalgen.grading.claude import connect  # here: the SDK takes a second to import, and offline jobs need none
+    from evalgen.grading.connection import connect  # here: the SDK takes a second to import, and offline jobs need none
 
     try:
         connect(request_timeout_s=1.0)  # sends nothing

@@ -12,7 +12,6 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from evalgen.errors import GradingError
-from evalgen.grading.grader_config import BATCH_PREFIX, CLAUDE_PREFIX
 from evalgen.grading.question_text import (
     PACK_REPLY_SCHEMA,
     REPLY_SCHEMA,
@@ -25,7 +24,7 @@ from evalgen.grading.question_text import (
     user_text,
 )
 from evalgen.grading.trimming import valid_trim
-from evalgen.records import Question, Verdict
+from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, Question, Verdict
 
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
