@@ -58,7 +58,8 @@ class RunConfig(BaseModel):
     )
     grader_model: str = Field(
         DEFAULT_GRADER_MODEL,
-        description="anthropic/<model>, or free and deterministic: offline/exact, offline/person_name, offline/date",
+        description="anthropic/<model>; anthropic-batch/<model>, at half the price within a day; or free and "
+        "deterministic: offline/exact, offline/person_name, offline/date",
     )
     grader_votes: int = Field(
         1, ge=1, le=99, description="ask a Claude judge this often for each question, and take the majority; odd"
