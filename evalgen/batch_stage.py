@@ -7,6 +7,7 @@ from contextlib import closing
 
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
+from evalgen.grading.batch_api import BatchSettings
 from evalgen.grading.batches import grade_in_batches
 from evalgen.grading.prices import load_prices
 from evalgen.grading.spending import Spending
@@ -35,6 +36,7 @@ def grade_stored_in_batches(
             prices=load_prices(config.prices),
             progress=progress,
             spending=spending,
+            settings=BatchSettings(retry_budget_s=60 * config.max_outage_minutes),
         )
 
 

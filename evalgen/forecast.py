@@ -66,7 +66,7 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         of_prompt = settings.num_generations if settings.do_sample else 1
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.model in OFFLINE_GRADERS
-    usd = 0.0 if is_free else _usd_per_question(plan, prices)
+    usd = 0.0 if is_free else _usd_per_question(plan, prices, min(plan.grader.pack_size, of_prompt))
     calls_of_prompt = -(-of_prompt // plan.grader.pack_size) * plan.grader.num_votes
     return DatasetForecast(
         name=plan.name,
@@ -80,14 +80,14 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
     )
 
 
-def _usd_per_question(plan: DatasetPlan, prices: PriceList) -> float | None:
+def _usd_per_question(plan: DatasetPlan, prices: PriceList, pack_size: int) -> float | None:
     """With as long a completion as there may be; what a pack shares is counted once for all of it."""
     completion = "x" * (CHARS_OF_A_TOKEN * plan.settings.max_new_tokens)
     longest = max(plan.queries, key=lambda query: len(query.prompt) + len(query.reference))
     params = message_params(plan.question(longest, completion))
     system_tokens = len(params["system"].encode()) / BYTES_OF_A_TOKEN + HIDDEN_TOKENS
     user_tokens = len(params["messages"][0]["content"].encode()) / BYTES_OF_A_TOKEN
-    input_tokens = round(system_tokens / plan.grader.pack_size + user_tokens)
+    input_tokens = round(system_tokens / pack_size + user_tokens)
     usd = prices.cost_usd(_model(plan), input_tokens, min(REPLY_TOKENS, MAX_TOKENS))
     if usd is None:
         return None

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from evalgen.experiment import Experiment
-from evalgen.forecast import DatasetForecast
+from evalgen.forecast import REPLY_TOKENS, DatasetForecast
 from evalgen.records import BatchProgress, GradedUnit
 from evalgen.schedule import FailedUnit
 from evalgen.statistics import DatasetStatistics
@@ -129,7 +129,10 @@ class BatchStatus:
 def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_usd: float | None) -> None:
     """What a job would ask and cost at most, for `--dry_run`."""
     console = Console()
-    lines = ["At most, if every draw gave another completion and no verdict were known yet"]
+    lines = [
+        "At most, if every draw gave another completion and no verdict were known yet; "
+        f"costs are for replies of {REPLY_TOKENS} tokens"
+    ]
     lines.append("".join(heading.rjust(width) for heading, width in FORECAST_COLUMNS))
     for dataset in datasets:
         figures = (

@@ -128,7 +128,10 @@ class VerdictStore:
             log.warning("%s was damaged and is set aside; what only it had is asked again", path)
             return
         for batch in verdict_batches(path):
-            rows = {bytes.fromhex(row["key"]): row | {"answer_ids": []} for row in batch.to_pylist()}
+            rows = {
+                bytes.fromhex(row["key"]): row | {"answer_ids": row.get("answer_ids") or []}
+                for row in batch.to_pylist()
+            }
             missing = {key: row for key, row in rows.items() if key not in self._places}
             self._places.update(zip(missing, journal.append(list(missing.values())), strict=True))
 

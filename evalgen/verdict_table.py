@@ -38,6 +38,7 @@ VERDICTS_SCHEMA = pa.schema(
         ("votes", pa.list_(pa.string())),  # what the judge said each time, where it was asked several times
         ("from_cache", pa.bool_()),  # found in an earlier experiment, not asked again
         ("graded_at", pa.float64()),  # Unix time
+        ("answer_ids", pa.list_(pa.string())),  # of all answers that are in the row, so that none is added twice
     ]
 )
 VERDICTS_FILE = "0000.parquet"

@@ -28,7 +28,6 @@ from evalgen.records import (
     Query,
     Question,
     SamplingUnit,
-    Verdict,
 )
 from evalgen.unit_store import SamplingCost
 from evalgen.verdict_store import spent_usd
@@ -154,13 +153,16 @@ class GradingActor:
         graders: Mapping[str, GraderSpec],
         max_connections: int,
         prices: PriceList,
+        retry_budget_s: float,
         environment: Mapping[str, SecretStr],
     ) -> None:
         """`graders` are by dataset name."""
         # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
         self._store, self._graders = store, graders
-        self._desk = GradingDesk(_RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices)
+        self._desk = GradingDesk(
+            _RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices, retry_budget_s
+        )
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         questions = [
@@ -219,9 +221,9 @@ class _RemoteVerdicts:
         claims: list[Claim] = await self._store.claim_questions.remote(questions, holder)
         return claims
 
-    async def wait(self, question: Question, holder: str) -> Verdict | None:
-        verdict: Verdict | None = await self._store.wait_for_verdict.remote(question, holder)
-        return verdict
+    async def wait(self, questions: Sequence[Question], holder: str) -> list[Claim]:
+        claims: list[Claim] = await self._store.wait_for_verdicts.remote(questions, holder)
+        return claims
 
     async def add(self, answers: Sequence[Answer]) -> None:
         await self._store.add_answers.remote(answers)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 
 from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
-from evalgen.records import Answer, Question, SamplingUnit, Verdict
+from evalgen.records import Answer, Question, SamplingUnit
 from evalgen.schedule import FailedUnit, Schedule
 from evalgen.unit_store import SamplingCost, StoredUnit, UnitStore
 from evalgen.verdict_store import VerdictStore
@@ -101,8 +101,8 @@ class StoreActor:
     async def claim_questions(self, questions: Sequence[Question], holder: str) -> list[Claim]:
         return await self._shared.claim(questions, holder)
 
-    async def wait_for_verdict(self, question: Question, holder: str) -> Verdict | None:
-        return await self._shared.wait(question, holder)
+    async def wait_for_verdicts(self, questions: Sequence[Question], holder: str) -> list[Claim]:
+        return await self._shared.wait(questions, holder)
 
     async def add_answers(self, answers: Sequence[Answer]) -> None:
         await self._shared.add(answers)

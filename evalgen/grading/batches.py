@@ -99,6 +99,13 @@ class _BatchGrader:
         self._waited_s = 0.0
 
     async def run(self, questions: Iterable[Question]) -> None:
+        if self._spending is not None:
+            for batch in self._ledger.open:
+                requests = map(batch_request, self._ledger.questions(batch).values())
+                self._spending.take_over(
+                    batch.number, sum(self._most_usd(batch.model, request) for request in requests)
+                )
+            self._spending.write_down()
         due = self._due(questions)
         pause_s = min(FIRST_PAUSE_S, self._settings.poll_s)  # a small batch may end in seconds
         while True:
@@ -176,8 +183,7 @@ class _BatchGrader:
             if question is None:
                 break
             request = batch_request(question)
-            size = len(json.dumps(request, ensure_ascii=False).encode())
-            price = BATCH_DISCOUNT * self._prices.most_usd(model_name(question), size, MAX_TOKENS)
+            size, price = _num_bytes(request), self._most_usd(model_name(question), request)
             is_too_large = bool(chunk) and num_bytes + size > self._settings.max_bytes
             if is_too_large or not self._may_cost(most_usd + price, bool(chunk)):
                 self._again.appendleft(question)
@@ -186,6 +192,9 @@ class _BatchGrader:
             num_bytes += size
             most_usd += price
         return chunk, most_usd
+
+    def _most_usd(self, model: str, request: Mapping[str, Any]) -> float:
+        return BATCH_DISCOUNT * self._prices.most_usd(model, _num_bytes(request), MAX_TOKENS)
 
     def _may_cost(self, usd: float, is_for_more: bool) -> bool:
         """`is_for_more`: there is a smaller batch already, so that it is not the end if this does not fit."""
@@ -237,8 +246,9 @@ class _BatchGrader:
             answers.append(Answer(question=question, verdict=outcome.verdict, answer_id=batch.id))
         self._verdicts.add(answers)
         if self._spending is not None:
-            costs = [answer.verdict.cost_usd for answer in answers]
-            self._spending.settle(batch.number, sum(cost or 0.0 for cost in costs))
+            costs = [answer.verdict.cost_usd or 0.0 for answer in answers]
+            # Results that are not there may have been charged for.
+            self._spending.settle(batch.number, None if len(results) < batch.num_questions else sum(costs))
             self._spending.write_down()
         self._ledger.ended(batch, malformed=without["malformed"], lost=without["lost"], given_up=without["given_up"])
         self._num_ended += 1
@@ -272,3 +282,7 @@ class _BatchGrader:
             num_canceled=sum(count.canceled for count in counts),
             oldest_age_s=max(0.0, time.time() - min(planned_at)) if planned_at else None,
         )
+
+
+def _num_bytes(request: Mapping[str, Any]) -> int:
+    return len(json.dumps(request, ensure_ascii=False).encode())

@@ -59,8 +59,13 @@ class Breaker:
         if self._pause_s:
             self._probe = lease
 
+    def refused(self, lease: int, topic: str, error: str, now: float) -> None:
+        """The server said when to come back. That opens nothing, but is no answer: some day it is an outage."""
+        self._note(topic, error, now)
+        self.unsent(lease)
+
     def unsent(self, lease: int) -> None:
-        """The request did not go after all. Was it the probe, another may be."""
+        """The request did not go after all, or its process died. Was it the probe, another may be."""
         if lease == self._probe:
             self._probe = None
 
@@ -75,11 +80,7 @@ class Breaker:
     def failed(self, lease: int, topic: str, error: str, now: float) -> None:
         """The server failed a request about `topic`, which tells many failing questions from one."""
         self._num_failures += 1
-        self._last_error = error
-        if self._failing_since is None:
-            self._failing_since = now
-        if len(self._failing) < MANY_QUESTIONS:
-            self._failing.add(topic)
+        self._note(topic, error, now)
         if self._pause_s:
             if lease == self._probe:  # the others were sent before the breaker opened
                 self._open(now, min(2 * self._pause_s, LONGEST_PAUSE_S))
@@ -87,6 +88,13 @@ class Breaker:
             log.warning("%d requests in a row failed (%s): pausing all of them", self._num_failures, error)
             self.num_opened += 1
             self._open(now, FIRST_PAUSE_S)
+
+    def _note(self, topic: str, error: str, now: float) -> None:
+        self._last_error = error
+        if self._failing_since is None:
+            self._failing_since = now
+        if len(self._failing) < MANY_QUESTIONS:
+            self._failing.add(topic)
 
     def _open(self, now: float, pause_s: float) -> None:
         self._pause_s = pause_s

@@ -23,7 +23,6 @@ from evalgen.grading.claude_errors import describe, is_transient, outcome_of, re
 from evalgen.grading.connection import connect
 from evalgen.grading.leases import Leases
 from evalgen.grading.messages import (
-    MAX_TOKENS,
     Message,
     NotAMessage,
     message_params,
@@ -151,15 +150,17 @@ class ClaudeGrader:
             assert state.outcome is not None
             return retry_after_s(state.outcome.exception()) + float(self._backoff(state))
 
-        async def pause(seconds: float) -> None:
-            spent.seconds += seconds
-            await self._sleep(seconds)
+        def is_over(state: RetryCallState) -> bool:
+            # What the server asks for is no failure; should it never end, the limiter stops the job.
+            assert state.outcome is not None
+            spent.seconds += state.upcoming_sleep - retry_after_s(state.outcome.exception())
+            return spent.seconds > self._retry_budget_s
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: is_transient(error) or isinstance(error, NotAMessage)),
             wait=wait_s,
-            stop=lambda state: spent.seconds + state.upcoming_sleep > self._retry_budget_s,
-            sleep=pause,
+            stop=is_over,
+            sleep=self._sleep,
             before_sleep=_log_retry,
             reraise=True,
         )
@@ -168,7 +169,7 @@ class ClaudeGrader:
             topic=questions[0].key,
             num_bytes=num_bytes,
             num_questions=len(questions),
-            most_usd=self._prices.most_usd(spent.model, num_bytes, MAX_TOKENS),
+            most_usd=self._prices.most_usd(spent.model, num_bytes, params["max_tokens"]),
         )
         try:
             return await retrying(self._send, params, demand, spent)

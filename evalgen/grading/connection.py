@@ -24,8 +24,9 @@ def connect(request_timeout_s: float) -> anthropic.AsyncAnthropic:
     headers = {name.lower(): value for name, value in client.default_headers.items()}
     if client.credentials is None and not headers.keys() & {"authorization", "x-api-key"}:
         raise GraderUnavailable("no API key for the grader: set ANTHROPIC_API_KEY")
-    if client.api_key is not None and not all("!" <= char <= "~" for char in client.api_key):
-        raise GraderUnavailable("ANTHROPIC_API_KEY holds a space, a line break or another stray character")
+    for name, secret in (("ANTHROPIC_API_KEY", client.api_key), ("ANTHROPIC_AUTH_TOKEN", client.auth_token)):
+        if secret is not None and not all("!" <= char <= "~" for char in secret):
+            raise GraderUnavailable(f"{name} holds a space, a line break or another stray character")
     if client.base_url.scheme not in ("http", "https"):
         raise GraderUnavailable(f"ANTHROPIC_BASE_URL is no http or https address: {str(client.base_url)!r}")
     return client

@@ -29,7 +29,7 @@ class Verdicts(Protocol):
 
     async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]: ...
 
-    async def wait(self, question: Question, holder: str) -> Verdict | None: ...
+    async def wait(self, questions: Sequence[Question], holder: str) -> list[Claim]: ...
 
     async def add(self, answers: Sequence[Answer]) -> None: ...
 
@@ -42,11 +42,20 @@ class GradingDesk:
     """One per grading process; its questions run concurrently, as far as the limiter lets them."""
 
     def __init__(
-        self, verdicts: Verdicts, limiter: RequestLimiter, max_connections: int, prices: PriceList | None = None
+        self,
+        verdicts: Verdicts,
+        limiter: RequestLimiter,
+        max_connections: int,
+        prices: PriceList | None = None,
+        retry_budget_s: float = 900.0,
     ) -> None:
-        """No more than `max_connections` requests are at work at once: the rest wait here, not in the limiter."""
+        """No more than `max_connections` requests are at work at once: the rest wait here, not in the limiter.
+
+        `retry_budget_s` is that of `ClaudeGrader`.
+        """
         self._verdicts, self._limiter, self._prices = verdicts, limiter, prices or PriceList()
         self._answers = Gathered(verdicts.add)
+        self._retry_budget_s = retry_budget_s
         self._holder = uuid.uuid4().hex
         self._at_work = asyncio.Semaphore(max_connections)
         self._claude: ClaudeGrader | None = None
@@ -85,36 +94,32 @@ class GradingDesk:
             self._heartbeat = asyncio.create_task(say_still_here(self._holder, (self._verdicts, self._limiter)))
         try:
             async with asyncio.TaskGroup() as group:
+                asked_by_others: list[Question] = []
                 for some in _batches(questions, CLAIMED_AT_ONCE):
-                    await self._begin(group, some, verdicts)
+                    asked_by_others += await self._begin(group, some, verdicts)
+                await self._wait(asked_by_others, verdicts)
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None  # the others failed for the same reason, or were cancelled
 
     async def _begin(
         self, group: asyncio.TaskGroup, questions: Sequence[Question], verdicts: dict[str, Verdict]
-    ) -> None:
-        """Begins what there is to do about some questions; returns when the last of it has its turn."""
-        claims = zip(questions, await self._verdicts.claim(questions, self._holder), strict=True)
-        to_ask = []
-        for question, claim in claims:
-            if claim.verdict is not None:
-                verdicts[question.key] = claim.verdict
-            elif claim.is_asked_by_another:
-                group.create_task(self._wait(question, verdicts))
-            else:
-                to_ask.append(question)
+    ) -> list[Question]:
+        """Begins what there is to do about some questions, as they have their turns; returns those that others ask."""
+        claims = await self._verdicts.claim(questions, self._holder)
+        to_ask, asked_by_others = _sorted(questions, claims, verdicts)
         for pack in packs(to_ask):
             await self._at_work.acquire()  # here, so that few more tasks exist than are at work
             group.create_task(self._ask(pack, verdicts)).add_done_callback(lambda _: self._at_work.release())
+        return asked_by_others
 
-    async def _wait(self, question: Question, verdicts: dict[str, Verdict]) -> None:
-        """For another's answer; holds nothing up. Asks for it if the other does not."""
-        verdict = await self._verdicts.wait(question, self._holder)
-        if verdict is not None:
-            verdicts[question.key] = verdict
-            return
-        async with self._at_work:
-            await self._ask([question], verdicts)
+    async def _wait(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
+        """For the answers of others, in one call; holds nothing up. Asks what the others do not."""
+        while questions:
+            claims = await self._verdicts.wait(questions, self._holder)
+            to_ask, questions = _sorted(questions, claims, verdicts)
+            for pack in packs(to_ask):
+                async with self._at_work:
+                    await self._ask(pack, verdicts)
 
     async def _ask(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
         """Asks the judge what this desk has claimed."""
@@ -129,8 +134,27 @@ class GradingDesk:
 
     def _connected(self) -> ClaudeGrader:
         if self._claude is None:
-            self._claude = ClaudeGrader(limiter=self._limiter, holder=self._holder, prices=self._prices)
+            self._claude = ClaudeGrader(
+                limiter=self._limiter,
+                holder=self._holder,
+                prices=self._prices,
+                retry_budget_s=self._retry_budget_s,
+            )
         return self._claude
+
+
+def _sorted(
+    questions: Sequence[Question], claims: Sequence[Claim], verdicts: dict[str, Verdict]
+) -> tuple[list[Question], list[Question]]:
+    """Adds the verdicts that there are to `verdicts`; returns what is to be asked, and what others ask."""
+    to_ask: list[Question] = []
+    asked_by_others: list[Question] = []
+    for question, claim in zip(questions, claims, strict=True):
+        if claim.verdict is not None:
+            verdicts[question.key] = claim.verdict
+        else:
+            (asked_by_others if claim.is_asked_by_another else to_ask).append(question)
+    return to_ask, asked_by_others
 
 
 def packs(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:

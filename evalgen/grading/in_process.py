@@ -46,7 +46,7 @@ class _Forgetful:
     async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]:
         return [Claim()] * len(questions)
 
-    async def wait(self, question: Question, holder: str) -> Verdict | None:
+    async def wait(self, questions: Sequence[Question], holder: str) -> list[Claim]:
         raise AssertionError("nobody else asks")
 
     async def add(self, answers: Sequence[Answer]) -> None:

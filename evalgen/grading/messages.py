@@ -28,6 +28,7 @@ from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, Question, Verdict
 
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
+MAX_TOKENS_MORE = 200  # for each question of a pack
 
 
 class NotAMessage(GradingError):
@@ -63,7 +64,8 @@ def message_params(question: Question) -> dict[str, Any]:
 def pack_params(questions: Sequence[Question]) -> dict[str, Any]:
     """The same for questions about completions of one prompt, to one judge, with one reference."""
     system = pack_system_text(questions[0].grader.instructions)
-    return _params(model_name(questions[0]), system, pack_user_text(questions), PACK_REPLY_SCHEMA)
+    params = _params(model_name(questions[0]), system, pack_user_text(questions), PACK_REPLY_SCHEMA)
+    return params | {"max_tokens": MAX_TOKENS + MAX_TOKENS_MORE * len(questions)}
 
 
 def model_name(question: Question) -> str:

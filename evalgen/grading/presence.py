@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -27,6 +28,10 @@ class Presence:
     def heard(self, holder: str) -> None:
         self._heard_at[holder] = self._clock()
 
+    def knows(self, holder: str) -> bool:
+        """False: it was silent for too long, or never heard of."""
+        return self._heard_at.get(holder, -math.inf) >= self._clock() - SILENCE_S
+
     def leave(self) -> list[str]:
         """Holders that have been silent for too long; each is told once, and forgotten unless it is heard again."""
         latest = self._clock() - SILENCE_S
@@ -37,7 +42,7 @@ class Presence:
 
 
 async def say_still_here(holder: str, listeners: Sequence[Listener]) -> None:
-    """Tells `listeners` every few seconds, until it is cancelled."""
+    """Tells `listeners` every few seconds, until it is cancelled. One that does not listen is told again later."""
     while True:
-        await asyncio.gather(*(listener.still_here(holder) for listener in listeners))
+        await asyncio.gather(*(listener.still_here(holder) for listener in listeners), return_exceptions=True)
         await asyncio.sleep(HEARTBEAT_S)

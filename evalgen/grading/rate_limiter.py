@@ -54,7 +54,10 @@ class RequestLimiter(Protocol):
     """What graders need of a limiter, here or in another process."""
 
     async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
-        """Waits until the first of some requests may be sent; returns leases for it and those after it that may too."""
+        """Waits until the first of some requests may be sent; returns leases for it and those after it that may too.
+
+        None for a holder that was silent for too long meanwhile.
+        """
         ...
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
@@ -117,11 +120,13 @@ class RateLimiter:
             GradingBudgetSpent: no request may be paid for any more.
         """
         asked_at = self._clock()
+        self._presence.heard(holder)
         async with self._turn:
             while (pause_s := self._pause_s(demands[0])) > 0:
                 await self._wait_up_to(pause_s)
             # Nothing is awaited from here on, so a caller that is cancelled takes nothing with it.
-            self._presence.heard(holder)
+            if not self._presence.knows(holder):
+                return []  # it died in the queue, or is to ask again
             leases = [self._grant(demands[0], holder)]
             for demand in demands[1:]:
                 if self._pause_s(demand) > 0:
@@ -201,12 +206,12 @@ class RateLimiter:
             self._expected.learn(lease.demand, outcome)
         if self._breaker is None:
             return
-        if outcome.kind == "unsent":
+        if outcome.kind in ("unsent", "abandoned"):  # which says nothing of the server
             self._breaker.unsent(outcome.lease)
         elif outcome.kind == "failed":
             self._breaker.failed(outcome.lease, lease.demand.topic, outcome.error, now)
-        elif outcome.kind == "abandoned":
-            self._breaker.failed(outcome.lease, lease.demand.topic, "the process that asked has ended", now)
+        elif outcome.kind == "throttled":
+            self._breaker.refused(outcome.lease, lease.demand.topic, outcome.error, now)
         else:
             self._breaker.answered()
 

@@ -46,17 +46,31 @@ class SharedVerdicts:
             for question, verdict in zip(questions, known, strict=True)
         ]
 
-    async def wait(self, question: Question, holder: str) -> Verdict | None:
-        """The verdict that another is asking for; None: it never will, and the question is now the holder's to ask."""
-        while (asked := self._asked.get(question.key)) is not None:
-            await asyncio.wait([asked.answered], timeout=HEARTBEAT_S)
+    async def wait(self, questions: Sequence[Question], holder: str) -> list[Claim]:
+        """What has become of questions that others asked, in their order, as from `claim`.
+
+        Returns when all have verdicts; or at once when an asker is gone, so that one of these is the holder's to ask.
+        A holder that has died itself gets none.
+        """
+        self._presence.heard(holder)
+        waited_for = [self._asked.get(question.key) for question in questions]
+        answers = [asked.answered for asked in waited_for if asked is not None]
+        while open_ := [answer for answer in answers if not answer.done()]:
+            if any(answer.done() and answer.result() is None for answer in answers):
+                break
+            await asyncio.wait(open_, timeout=HEARTBEAT_S)
             self._let_go_of_the_dead()
-            if asked.answered.done() and (verdict := asked.answered.result()) is not None:
-                return _unpaid(verdict)
-        known = self._store.known(question)
-        if known is None:
-            self._claim(question.key, holder)
-        return known and _unpaid(known)
+            if not self._presence.knows(holder):
+                return [Claim(is_asked_by_another=True)] * len(questions)
+        return [self._after(*pair, holder) for pair in zip(questions, waited_for, strict=True)]
+
+    def _after(self, question: Question, asked: _Asked | None, holder: str) -> Claim:
+        """What there is to do about a question after waiting for the one who `asked` it."""
+        if asked is not None and not asked.answered.done():
+            return Claim(is_asked_by_another=True)
+        # The answer itself, for an ungraded one is not known to the store.
+        verdict = (asked and asked.answered.result()) or self._store.known(question)
+        return Claim(verdict=_unpaid(verdict)) if verdict else self._claim(question.key, holder)
 
     async def add(self, answers: Sequence[Answer]) -> None:
         """Stores verdicts, durable when this returns; those that come at the same time are one write."""

@@ -25,7 +25,10 @@ class Spending:
         self._path = directory / LEDGER
         self._cap_usd = cap_usd
         lines, _ = read_journal(self._path)
-        self._spent_usd: float = max([paid_usd, *(line["spent_usd"] + line["reserved_usd"] for line in lines[-1:])])
+        last = lines[-1] if lines else {"spent_usd": 0.0, "reserved_usd": 0.0}
+        self._spent_usd: float = max(paid_usd, last["spent_usd"] + last["reserved_usd"])
+        # What of that was set aside by an earlier process, and may not have been spent.
+        self._inherited_usd = self._spent_usd - max(paid_usd, last["spent_usd"])
         self._reserved: dict[int, float] = {}  # by lease
         self._ledger = self._new_ledger()
 
@@ -56,6 +59,13 @@ class Spending:
         return self._spent_usd + self.reserved_usd + usd <= self._cap_usd + TINY_USD
 
     def reserve(self, lease: int, usd: float) -> None:
+        self._reserved[lease] = usd
+
+    def take_over(self, lease: int, usd: float) -> None:
+        """Sets aside again what an earlier process sent, and whose cost will be known."""
+        inherited_usd = min(usd, self._inherited_usd)
+        self._inherited_usd -= inherited_usd
+        self._spent_usd -= inherited_usd
         self._reserved[lease] = usd
 
     def settle(self, lease: int, usd: float | None) -> None:

@@ -18,16 +18,17 @@ import pyarrow.parquet as pq
 import pytest
 from tenacity import wait_none
 
-from evalgen.errors import GraderUnavailable, JobStopped
+from evalgen.errors import GraderUnavailable, GradingBudgetSpent, JobStopped
 from evalgen.grading import batches
-from evalgen.grading.batch_api import BatchSettings
+from evalgen.grading.batch_api import BatchSettings, batch_request
 from evalgen.grading.batch_ledger import LEDGER, BatchLedger
 from evalgen.grading.batches import grade_in_batches
-from evalgen.grading.messages import message_params
+from evalgen.grading.messages import MAX_TOKENS, message_params
 from evalgen.grading.prices import Price, PriceList
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
+from evalgen.grading.spending import Spending
 from evalgen.records import BatchProgress, GraderSpec, Question
-from evalgen.verdict_store import VerdictStore
+from evalgen.verdict_store import VerdictStore, spent_usd
 from tests import messages_api
 from tests.messages_api import API_KEY
 from tests.unit.grading.batches_api import CANCELED, EXPIRED, BatchesApi, batches_api, errored, succeeded
@@ -345,6 +346,70 @@ def test_a_full_queue_is_waited_out_while_its_batches_are_taken_in(api: BatchesA
     grade(tmp_path, SIX, max_requests=2, sleep=sleep, poll_s=30.0)
     assert api.billed == dict.fromkeys(keys(*SIX), 1) and len(api.batches) == 3
     assert all(seconds == min(2.0**looks, 30.0) for looks, seconds in enumerate(sleep.seconds))  # none is of a failure
+
+
+class Stopped(BaseException):
+    """Ctrl-C."""
+
+
+def grade_under_cap(directory: Path, completions: list[str], cap_usd: float, *, is_stopped: bool = False) -> Spending:
+    """One part of a job; `is_stopped` ends it when its batches are sent."""
+
+    async def stop(_: float) -> None:
+        if is_stopped:
+            raise Stopped
+
+    paths = directory / "verdicts", directory / "batches"
+    store = VerdictStore(paths[0])
+    spending = Spending(paths[0], cap_usd, spent_usd(paths[0]))
+    settings, told = BatchSettings(backoff=wait_none(), sleep=stop), list[BatchProgress]()
+    asked = map(question, completions)
+    try:
+        grade_in_batches(
+            asked, store, paths[1], prices=PRICES, progress=told.append, spending=spending, settings=settings
+        )
+    finally:
+        store.close()
+    return spending
+
+
+def most_usd(num_questions: int) -> float:
+    num_bytes = max(len(json.dumps(batch_request(question(each))).encode()) for each in SIX)
+    return num_questions * PRICES.most_usd(MODEL, num_bytes, MAX_TOKENS) / 2
+
+
+def test_a_cap_lets_batches_be_as_large_as_it_can_pay_for_and_goes_on_as_they_turn_out_cheaper(
+    api: BatchesApi, tmp_path: Path
+) -> None:
+    spending = grade_under_cap(tmp_path, SIX, most_usd(3) * 1.1)
+    assert len(api.batches) == 2 and api.billed == dict.fromkeys(keys(*SIX), 1)
+    assert spending.reserved_usd == 0 and spending.spent_usd == pytest.approx(spent_usd(tmp_path / "verdicts"))
+
+
+def test_what_a_stopped_job_sent_is_collected_under_the_same_cap_and_counts_at_its_cost(
+    api: BatchesApi, tmp_path: Path
+) -> None:
+    cap_usd = most_usd(3) * 1.1
+    with pytest.raises(Stopped):
+        grade_under_cap(tmp_path, SIX, cap_usd, is_stopped=True)
+    assert len(api.batches) == 1
+    spending = grade_under_cap(tmp_path, SIX, cap_usd)
+    assert api.billed == dict.fromkeys(keys(*SIX), 1)
+    assert spending.spent_usd == pytest.approx(spent_usd(tmp_path / "verdicts"))
+
+
+def test_a_cap_that_comes_later_counts_what_was_sent_without_one(api: BatchesApi, tmp_path: Path) -> None:
+    def stop(_: BatchProgress) -> None:
+        raise Stopped
+
+    store = VerdictStore(tmp_path / "verdicts")
+    with pytest.raises(Stopped):
+        grade_in_batches(map(question, SIX[:3]), store, tmp_path / "batches", prices=PRICES, progress=stop)
+    store.close()
+    with pytest.raises(GradingBudgetSpent):
+        grade_under_cap(tmp_path, SIX, most_usd(1) * 0.9)
+    assert api.billed == dict.fromkeys(keys(*SIX[:3]), 1)
+    assert set(verdicts(tmp_path)) == set(SIX[:3])  # what was paid for is collected first
 
 
 def test_progress_tells_of_batches_and_questions(api: BatchesApi, tmp_path: Path) -> None:

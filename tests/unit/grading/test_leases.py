@@ -33,12 +33,13 @@ def test_many_waiters_share_few_calls_and_are_served_in_order() -> None:
         leases = Leases(gate, "p")
 
         async def one(name: int) -> None:
-            await leases.acquire(DEMAND)
+            lease = await leases.acquire(DEMAND)
             served.append(name)
+            leases.settle(Outcome(lease=lease, kind="answered"))
 
         await asyncio.gather(*map(one, range(1_000)))
         assert served == list(range(1_000))
-        assert gate.num_calls <= 21
+        assert gate.num_calls <= 22  # one for the first, which shows that the server answers
 
     run_in_virtual_time(scenario())
 

@@ -25,10 +25,10 @@ def test_one_asks_and_the_others_wait_for_its_answer(tmp_path: Path) -> None:
         (first,), (second,) = await shared.claim([question()], "a"), await shared.claim([question()], "b")
         assert (first.verdict, first.is_asked_by_another) == (None, False)
         assert (second.verdict, second.is_asked_by_another) == (None, True)
-        waiting = [asyncio.create_task(shared.wait(question(), holder)) for holder in "bcd"]
+        waiting = [asyncio.create_task(shared.wait([question()], holder)) for holder in "bcd"]
         await until_all_wait()
         await shared.add([answer(question())])
-        verdicts = await asyncio.gather(*waiting)
+        verdicts = [claim.verdict for (claim,) in await asyncio.gather(*waiting)]
         assert {verdict.kind for verdict in verdicts if verdict} == {"equivalent"}
         assert all(verdict and verdict.api_calls == 0 and verdict.cost_usd == 0.0 for verdict in verdicts)
         (known,) = await shared.claim([question()], "e")
@@ -41,11 +41,11 @@ def test_an_ungraded_answer_is_one_for_those_who_wait_and_none_for_those_who_ask
     async def scenario() -> None:
         shared = SharedVerdicts(VerdictStore(tmp_path), now)
         await shared.claim([question()], "a")
-        waiting = asyncio.create_task(shared.wait(question(), "b"))
+        waiting = asyncio.create_task(shared.wait([question()], "b"))
         await until_all_wait()
         await shared.add([answer(question(), Verdict(kind="ungraded", error="refused"))])
-        verdict = await waiting
-        assert verdict and verdict.kind == "ungraded"
+        (claim,) = await waiting
+        assert claim.verdict and claim.verdict.kind == "ungraded"
         (later,) = await shared.claim([question()], "c")
         assert (later.verdict, later.is_asked_by_another) == (None, False)
 
@@ -55,17 +55,39 @@ def test_an_ungraded_answer_is_one_for_those_who_wait_and_none_for_those_who_ask
 def test_what_the_dead_were_to_ask_one_of_those_who_wait_asks(tmp_path: Path) -> None:
     async def scenario() -> None:
         shared = SharedVerdicts(VerdictStore(tmp_path), now)
-        await shared.claim([question()], "dies")
-        waiting = [asyncio.create_task(shared.wait(question(), holder)) for holder in "bc"]
+        asked = [question(), question(" other")]
+        await shared.claim(asked, "dies")
+        waiting = [asyncio.create_task(shared.wait(asked, holder)) for holder in "bc"]
         for _ in range(int(SILENCE_S)):
             await asyncio.sleep(1.5)
             for holder in "bc":
                 await shared.still_here(holder)
-        done = [task for task in waiting if task.done()]
-        assert len(done) == 1 and done[0].result() is None
-        await shared.add([answer(question())])
-        verdicts = [await task for task in waiting]
-        assert sorted(verdict is None for verdict in verdicts) == [False, True]
+        first, second = [task.result() for task in waiting]
+        assert [claim.is_asked_by_another for claim in first] == [False, False]
+        assert [claim.is_asked_by_another for claim in second] == [True, True]
+        assert not any(claim.verdict for claim in (*first, *second))
+        waiting_again = asyncio.create_task(shared.wait(asked, "c"))
+        await until_all_wait()
+        await shared.add([answer(each) for each in asked])
+        assert all(claim.verdict for claim in await waiting_again)
+
+    run_in_virtual_time(scenario())
+
+
+def test_a_call_whose_caller_has_died_claims_nothing(tmp_path: Path) -> None:
+    """It goes on in the store, and would hold the question for ever."""
+
+    async def scenario() -> None:
+        shared = SharedVerdicts(VerdictStore(tmp_path), now)
+        await shared.claim([question()], "dies")
+        of_the_dead = asyncio.create_task(shared.wait([question()], "dies"))
+        of_the_living = asyncio.create_task(shared.wait([question()], "lives"))
+        for _ in range(int(SILENCE_S)):
+            await asyncio.sleep(1.5)
+            await shared.still_here("lives")
+        assert (await of_the_dead)[0].is_asked_by_another
+        (claim,) = await of_the_living
+        assert claim.verdict is None and not claim.is_asked_by_another
 
     run_in_virtual_time(scenario())
 
@@ -74,13 +96,15 @@ def test_a_claim_of_the_living_does_not_lapse_however_long_the_answer_takes(tmp_
     async def scenario() -> None:
         shared = SharedVerdicts(VerdictStore(tmp_path), now)
         await shared.claim([question()], "slow")
-        waiting = asyncio.create_task(shared.wait(question(), "b"))
+        waiting = asyncio.create_task(shared.wait([question()], "b"))
         for _ in range(100):
             await asyncio.sleep(SILENCE_S / 3)
             await shared.still_here("slow")
+            await shared.still_here("b")
         assert not waiting.done()
         await shared.add([answer(question())])
-        assert await waiting is not None
+        (claim,) = await waiting
+        assert claim.verdict is not None
 
     run_in_virtual_time(scenario())
 
@@ -89,10 +113,11 @@ def test_what_is_released_another_asks_at_once(tmp_path: Path) -> None:
     async def scenario() -> None:
         shared = SharedVerdicts(VerdictStore(tmp_path), now)
         await shared.claim([question()], "a")
-        waiting = asyncio.create_task(shared.wait(question(), "b"))
+        waiting = asyncio.create_task(shared.wait([question()], "b"))
         await until_all_wait()
         await shared.release([question()])
-        assert await waiting is None
+        (claim,) = await waiting
+        assert claim.verdict is None and not claim.is_asked_by_another
         (third,) = await shared.claim([question()], "c")
         assert third.is_asked_by_another
 
