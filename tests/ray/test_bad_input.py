@@ -72,7 +72,7 @@ MISTAKES: dict[str, tuple[Callable[[Case], None], str]] = {
     ),
     "negative number": (arguments(num_generations=-3), "num_generations: found '-3'"),
     "temperature 0 with sampling": (arguments(temperature=0), "--do_sample false"),
-    "unknown grader": (arguments(grader_model="openai/gpt"), "expected one of: anthropic/<model>, offline/exact"),
+    "unknown grader": (arguments(grader_model="openai/gpt"), "anthropic/<model>, anthropic-batch/<model>, offline/"),
     "missing grader file": (arguments(grader_config_path="/no/such/grader.json"), "cannot read"),
     "grader file without instructions": (grader({}), "grader_instructions"),
     "malformed grader file": (grader("{"), "not valid JSON"),
