@@ -15,6 +15,7 @@ from evalgen.job import DatasetPlan
 from evalgen.records import BatchProgress, Question
 from evalgen.unit_store import UnitStore
 from evalgen.verdict_store import VerdictStore, spent_usd
+from evalgen.work import questions_of_unit
 
 
 def grade_stored_in_batches(
@@ -43,8 +44,5 @@ def grade_stored_in_batches(
 def _questions(experiment: Experiment, plans: Sequence[DatasetPlan]) -> Iterator[Question]:
     with closing(UnitStore(experiment.samples)) as store:
         for plan in plans:
-            queries = {query.id: query for query in plan.queries}
             for unit in [unit for unit in store.stored if unit.dataset == plan.name]:
-                samples = store.load(unit.unit_id).select(["prompt_id", "completion"])
-                for prompt_id, completion in zip(*(column.to_pylist() for column in samples.columns), strict=True):
-                    yield plan.question(queries[prompt_id], completion)
+                yield from questions_of_unit(store, unit, plan)

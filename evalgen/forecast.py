@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
-from evalgen.grading.messages import MAX_TOKENS, message_params, model_name
+from evalgen.grading.messages import message_params, model_name
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.job import DatasetPlan
@@ -31,10 +31,6 @@ class DatasetForecast:
     most_calls: int
     usd_per_thousand: float | None  # for a thousand questions, with replies of `REPLY_TOKENS`; None: price unknown
     most_usd: float | None  # the same for all of them
-
-    @property
-    def is_free(self) -> bool:
-        return self.grader_model in OFFLINE_GRADERS
 
 
 def forecast(plans: Sequence[DatasetPlan], prices: PriceList) -> list[DatasetForecast]:
@@ -88,7 +84,7 @@ def _usd_per_question(plan: DatasetPlan, prices: PriceList, pack_size: int) -> f
     system_tokens = len(params["system"].encode()) / BYTES_OF_A_TOKEN + HIDDEN_TOKENS
     user_tokens = len(params["messages"][0]["content"].encode()) / BYTES_OF_A_TOKEN
     input_tokens = round(system_tokens / pack_size + user_tokens)
-    usd = prices.cost_usd(_model(plan), input_tokens, min(REPLY_TOKENS, MAX_TOKENS))
+    usd = prices.cost_usd(_model(plan), input_tokens, REPLY_TOKENS)
     if usd is None:
         return None
     return usd * plan.grader.num_votes * (BATCH_DISCOUNT if plan.grader.model.startswith(BATCH_PREFIX) else 1)

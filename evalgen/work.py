@@ -11,7 +11,7 @@ from pathlib import Path
 from evalgen.experiment import Experiment
 from evalgen.files import durable_file
 from evalgen.job import DatasetPlan
-from evalgen.records import SamplingUnit
+from evalgen.records import Question, SamplingUnit
 from evalgen.schedule import FailedUnit
 from evalgen.unit_store import StoredUnit, UnitStore
 from evalgen.units import plan_units
@@ -33,7 +33,11 @@ def remaining_work(experiment: Experiment, plans: Sequence[DatasetPlan], num_rep
     plan_of = {plan.name: plan for plan in plans}
     return Work(
         units=plan_units(plans, num_replicas, store.ranges()),
-        ungraded=[unit for unit in store.stored if not graded.issuperset(_keys(store, unit, plan_of[unit.dataset]))],
+        ungraded=[
+            unit
+            for unit in store.stored
+            if not graded.issuperset(q.key for q in questions_of_unit(store, unit, plan_of[unit.dataset]))
+        ],
     )
 
 
@@ -48,11 +52,12 @@ def read_units(path: Path) -> list[SamplingUnit]:
         return [SamplingUnit.from_row(json.loads(line)) for line in file]
 
 
-def _keys(store: UnitStore, unit: StoredUnit, plan: DatasetPlan) -> Iterator[str]:
+def questions_of_unit(store: UnitStore, unit: StoredUnit, plan: DatasetPlan) -> Iterator[Question]:
+    """About every completion that is stored for a unit; not without repetitions."""
     queries = {query.id: query for query in plan.queries}
     samples = store.load(unit.unit_id)
     for prompt_id, completion in zip(*(samples[name].to_pylist() for name in ("prompt_id", "completion")), strict=True):
-        yield plan.question(queries[prompt_id], completion).key
+        yield plan.question(queries[prompt_id], completion)
 
 
 def missing_prompts(failed: Iterable[FailedUnit]) -> dict[str, dict[str, str]]:

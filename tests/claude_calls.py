@@ -24,14 +24,21 @@ HAIKU = "anthropic/claude-haiku-4-5-20251001"
 @contextmanager
 def sdk_pointed_at_messages_api(judge: Judge | None = None) -> Iterator[MessagesApi]:
     """A running server that the SDK of this process and of its children takes for the real API."""
-    with pytest.MonkeyPatch.context() as patch, MessagesApi(judge) as api:
+    with MessagesApi(judge) as api, sdk_pointed_at(api.base_url):
+        yield api
+
+
+@contextmanager
+def sdk_pointed_at(base_url: str) -> Iterator[None]:
+    """The SDK of this process and of its children takes this for the real API, and finds no settings of its user."""
+    with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
             patch.delenv(name)
         patch.setenv("HOME", "/nonexistent")  # where the SDK would look for a profile
         patch.setenv("NO_PROXY", "127.0.0.1")
         patch.setenv("ANTHROPIC_API_KEY", API_KEY)
-        patch.setenv("ANTHROPIC_BASE_URL", api.base_url)
-        yield api
+        patch.setenv("ANTHROPIC_BASE_URL", base_url)
+        yield
 
 
 def question(

@@ -184,10 +184,12 @@ def parse_packed_replies(text: str) -> list[PackedReply]:
         GradingError: there is no list of replies at all.
     """
     try:
-        entries = json.loads(text)["verdicts"]
-        assert isinstance(entries, list)
-    except (ValueError, RecursionError, KeyError, TypeError, AssertionError):
-        raise GradingError("the judge's reply has no list of verdicts") from None
+        reply = json.loads(text)
+    except (ValueError, RecursionError):
+        reply = None
+    entries = reply.get("verdicts") if isinstance(reply, dict) else None
+    if not isinstance(entries, list):
+        raise GradingError("the judge's reply has no list of verdicts")
     replies = []
     for entry in entries:
         with contextlib.suppress(ValidationError):

@@ -7,7 +7,6 @@ counted item by item, for tests that nothing is paid for twice.
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import struct
@@ -22,9 +21,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
-import pytest
-
 from tests import messages_api
+from tests.claude_calls import sdk_pointed_at
 from tests.messages_api import API_KEY, HeldRequest, Json, Reply
 
 Call = Literal["create", "retrieve", "list", "results"]
@@ -222,13 +220,7 @@ def batches_api() -> Iterator[BatchesApi]:
     server.api = api = BatchesApi(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("ANTHROPIC_")]:
-            patch.delenv(name)
-        patch.setenv("HOME", "/nonexistent")  # where the SDK would look for a profile
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("ANTHROPIC_API_KEY", API_KEY)
-        patch.setenv("ANTHROPIC_BASE_URL", api.base_url)
+    with sdk_pointed_at(api.base_url):
         try:
             yield api
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -23,19 +22,6 @@ from tests.waiting import wait_until
 
 MODEL = "claude-haiku-4-5-20251001"
 PRICES = {MODEL: Price(input_usd=1.0, output_usd=5.0)}
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[ChaosApi]:
-    with ChaosApi() as api:
-        yield api
-
-
-@pytest.fixture
-def api(process: ChaosApi) -> ChaosApi:
-    """As new."""
-    process.start_over()
-    return process
 
 
 def slowly(**limits: float) -> Limits:
@@ -151,7 +137,7 @@ def test_the_server_ends_with_the_process_that_started_it() -> None:
         "import os, signal; from tests.chaos.server import ChaosApi; api = ChaosApi().__enter__();"
         "print(api.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True)
     pid = int(killed.stdout)
     wait_until(lambda: not psutil.pid_exists(pid) or is_zombie(pid), 60, "the server has ended")
 
