@@ -71,6 +71,7 @@ class SampledSequence:
     token_logprobs_sampling: tuple[float, ...]  # same length as token_ids
     generation_indices: tuple[int, ...]  # ascending; empty where completions are enumerated
     finish_reason: FinishReason
+    is_greedy: bool  # every token, EOS included, is the model's most probable one of those that can be drawn
 
 
 @dataclass(frozen=True, kw_only=True)

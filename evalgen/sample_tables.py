@@ -37,7 +37,7 @@ def united_samples(tables: Sequence[pa.Table]) -> pa.Table:
     """The samples of several units as one unit has them: a row for each prompt and sequence, with all of its draws.
 
     By prompt of first appearance, then by first draw. A draw that two units have counts once. Log-probabilities are
-    those of the first draw: two units may differ in the last bits.
+    those of the first draw: two units may differ in the last bits. What only one of them says of `is_greedy` holds.
     """
     if any(table["sample_count"].null_count for table in tables):
         return tables[0]  # enumerated: each of them has everything
@@ -50,6 +50,8 @@ def united_samples(tables: Sequence[pa.Table]) -> pa.Table:
     order = np.lexsort((draws, sequences[rows]))
     draws, rows = draws[order], rows[order]
     is_new_sequence = _differs(sequences[rows])
+    says_greedy = table["is_greedy"].cast(pa.int8()).fill_null(-1).to_numpy()
+    is_greedy = np.maximum.reduceat(says_greedy[rows], np.flatnonzero(is_new_sequence))  # of each sequence
     is_new = is_new_sequence | _differs(draws)
     draws, rows, (starts,) = draws[is_new], rows[is_new], np.nonzero(is_new_sequence[is_new])
     bounds = np.append(starts, len(draws))
@@ -57,6 +59,7 @@ def united_samples(tables: Sequence[pa.Table]) -> pa.Table:
     united = table.take(rows[starts])
     united = _with_column(united, "sample_count", pa.array(np.diff(bounds), pa.int64()))
     united = _with_column(united, "generation_indices", indices)
+    united = _with_column(united, "is_greedy", pa.array(is_greedy == 1, mask=is_greedy < 0))
     return united.take(np.lexsort((draws[starts], prompts[rows[starts]])))
 
 

@@ -37,6 +37,7 @@ SAMPLES_SCHEMA = pa.schema(
         ("generation_indices", pa.list_(pa.int32())),  # the rank of its text, if enumerated
         ("finish_reason", pa.string()),
         ("token_logprobs_sampling", pa.list_(pa.float32())),  # nats, under the sampling law
+        ("is_greedy", pa.bool_()),  # every drawn token was the likeliest; null: stored by a version that did not say
     ]
 )
 
@@ -54,6 +55,7 @@ class Sample:
     token_logprobs_sampling: tuple[float, ...]
     generation_indices: Sequence[int]  # ascending; the rank of its text, if enumerated
     finish_reason: FinishReason
+    is_greedy: bool | None  # None: stored by an older version
     is_enumerated: bool = False
 
     @property
@@ -126,6 +128,7 @@ def samples_table(
             "sample_count": None if is_enumerated else len(sequence.generation_indices),
             "generation_indices": indices,
             "finish_reason": sequence.finish_reason,
+            "is_greedy": sequence.is_greedy,
         }
         for sequence, text, indices in zip(sequences, texts, numbers, strict=True)
     ]
@@ -156,7 +159,8 @@ def _ranks(sequences: Sequence[SampledSequence], texts: Sequence[str]) -> list[t
 
 
 def samples_of(table: pa.Table) -> list[Sample]:
-    """The rows of a samples table as records. It need not have the columns that `Sample` lacks."""
+    """The rows of a samples table as records. It need not have the columns that `Sample` lacks, nor `is_greedy`."""
+    says_greedy = "is_greedy" in table.column_names
     draws, draw_bounds = _lists(table["generation_indices"])
     columns = zip(
         table["prompt_id"].to_pylist(),
@@ -168,6 +172,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
         _tuples(table["token_logprobs_sampling"]),
         pairwise(draw_bounds),
         table["finish_reason"].to_pylist(),
+        table["is_greedy"].to_pylist() if says_greedy else [None] * len(table),
         table["sample_count"].is_null().to_pylist(),
         strict=True,
     )
@@ -183,6 +188,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
             # Not a tuple: a prompt may have millions of draws and few distinct sequences.
             generation_indices=array("i", draws[start:stop].tobytes()),
             finish_reason=finish_reason,
+            is_greedy=is_greedy,
             is_enumerated=is_enumerated,
         )
         for (
@@ -195,6 +201,7 @@ def samples_of(table: pa.Table) -> list[Sample]:
             token_logprobs_sampling,
             (start, stop),
             finish_reason,
+            is_greedy,
             is_enumerated,
         ) in columns
     ]
@@ -236,4 +243,5 @@ def _united(equal: list[Sample]) -> Sample:
     if len(equal) == 1:
         return equal[0]
     draws = sorted({draw for sample in equal for draw in sample.generation_indices})
-    return replace(equal[0], generation_indices=array("i", draws))
+    is_greedy = max((s.is_greedy for s in equal if s.is_greedy is not None), default=None)
+    return replace(equal[0], generation_indices=array("i", draws), is_greedy=is_greedy)

@@ -44,9 +44,10 @@ class SamplingCost:
     model_evaluations: int
     distinct_prefixes: int
     out_of_memory_halvings: int
-    load_s: float  # reading the checkpoint; 0 when the replica held it already
+    load_s: float  # reading the checkpoint, and waiting for its digest; 0 when the replica held it already
     sample_s: float
     finished_at: float  # Unix time, by the replica's clock
+    weights_digest: str = ""  # SHA-256 of the checkpoint's weight files; "": not known, as in lines of an older version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +220,8 @@ class UnitStore:
         content = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(content).hexdigest() != self._units[unit_id].sha256:
             raise JobStopped(f"{path} was damaged while the job ran; its prompts have to be sampled again")
-        return pq.read_table(pa.BufferReader(content), columns=list(columns))
+        # With the schema, columns that an older version did not have are null.
+        return pq.read_table(pa.BufferReader(content), columns=list(columns), schema=SAMPLES_SCHEMA)
 
 
 def _intact_units(directory: Path) -> dict[str, StoredUnit]:

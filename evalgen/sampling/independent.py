@@ -75,8 +75,9 @@ def _rounds(
     evaluated = 1
     while True:
         rows = nodes.rows_of_draws  # at the root every draw is at row 0, later each has a row of its own
-        tokens = Distributions(logits, unit.law, loaded.undrawable).pick(rows, random_numbers(unit, nodes))
-        children = nodes.children(rows, tokens, nodes.draws, np.ones_like(rows))
+        distributions = Distributions(logits, unit.law, loaded.undrawable)
+        tokens = distributions.pick(rows, random_numbers(unit, nodes))
+        children = nodes.children(rows, tokens, nodes.draws, np.ones_like(rows), distributions)
         ended, nodes = stopping.apart(children)
         yield evaluated, ended
         if not len(nodes):

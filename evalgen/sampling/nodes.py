@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgen.records import FinishReason, SampledSequence
-from evalgen.sampling.law import Tokens
+from evalgen.sampling.law import Distributions, Tokens
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +32,7 @@ class Nodes:
     draws: Ints  # (D,) generation indices: those at node 0, ascending, then those at node 1, ...
     num_draws: Ints  # (N,) how many of them are at each node; all 0 where nothing is drawn but all is enumerated
     prefix_law_logprobs: Floats  # (N,) log-probability in nats of all drawn tokens, under the sampling law
+    is_greedy: Bools  # (N,) every drawn token is the model's most probable one of those that can be drawn
     parents: Nodes | None  # without their draws; None: depth 0, and the four arrays below mean nothing
     parent_rows: Ints  # (N,)
     tokens: Ints  # (N,) the last token of each
@@ -46,6 +48,7 @@ class Nodes:
             draws=np.tile(draws, len(prompts)),
             num_draws=np.full(len(prompts), len(draws)),
             prefix_law_logprobs=np.zeros(len(prompts)),
+            is_greedy=np.ones(len(prompts), bool),
             parents=None,
             parent_rows=np.zeros(len(prompts), np.int64),
             tokens=np.zeros(len(prompts), np.int64),
@@ -53,14 +56,22 @@ class Nodes:
             law_logprobs=np.zeros(len(prompts)),
         )
 
-    def children(self, rows: Ints, tokens: Tokens, draws: Ints, num_draws: Ints) -> Nodes:
-        """Nodes one token deeper: child c is node `rows[c]` and token c, rows ascending."""
+    def children(self, rows: Ints, tokens: Tokens, draws: Ints, num_draws: Ints, distributions: Distributions) -> Nodes:
+        """Nodes one token deeper: child c is node `rows[c]` and token c, rows ascending.
+
+        `distributions` are those of the token after each node.
+        """
+        # Of a tree at most one node a prompt is greedy: only there the most probable token is looked for.
+        greedy_rows = np.flatnonzero(self.is_greedy)
+        greedy_tokens = np.full(len(self), -1)  # which is no token
+        greedy_tokens[greedy_rows] = distributions.most_probable(greedy_rows)
         return Nodes(
             depth=self.depth + 1,
             prompts=self.prompts[rows],
             draws=draws,
             num_draws=num_draws,
             prefix_law_logprobs=self.prefix_law_logprobs[rows] + tokens.law_logprobs,
+            is_greedy=tokens.ids == greedy_tokens[rows],
             parents=replace(self, draws=np.zeros(0, np.int64)),  # paths are read from it, and draws take memory
             parent_rows=rows,
             tokens=tokens.ids,
@@ -81,7 +92,7 @@ class Nodes:
         place = np.arange(len(self))
         return self.select((place >= start) & (place < stop))
 
-    def select(self, chosen: NDArray[np.bool_]) -> Nodes:
+    def select(self, chosen: Bools) -> Nodes:
         """The chosen nodes with their draws; `chosen` has shape (N,)."""
         if chosen.all():
             return self
@@ -91,6 +102,7 @@ class Nodes:
             draws=self.draws[np.repeat(chosen, self.num_draws)],
             num_draws=self.num_draws[chosen],
             prefix_law_logprobs=self.prefix_law_logprobs[chosen],
+            is_greedy=self.is_greedy[chosen],
             parent_rows=self.parent_rows[chosen],
             tokens=self.tokens[chosen],
             logprobs=self.logprobs[chosen],
@@ -150,6 +162,7 @@ def _sequences(leaves: Leaves, prompt_ids: Sequence[str]) -> list[SampledSequenc
             token_logprobs_sampling=tuple(law_logprobs[row]),
             generation_indices=tuple(draws[row].tolist()),
             finish_reason=leaves.finish_reason,
+            is_greedy=bool(nodes.is_greedy[row]),
         )
         for row, prompt in enumerate(nodes.prompts.tolist())
     ]
@@ -159,7 +172,8 @@ def _merged(equal: list[SampledSequence]) -> SampledSequence:
     if len(equal) == 1:
         return equal[0]
     draws = sorted(draw for sequence in equal for draw in sequence.generation_indices)
-    return replace(equal[0], generation_indices=tuple(draws))
+    is_greedy = any(sequence.is_greedy for sequence in equal)  # rounding goes by batch, and may break a tie both ways
+    return replace(equal[0], generation_indices=tuple(draws), is_greedy=is_greedy)
 
 
 def distinct_prefixes(sequences: Iterable[SampledSequence]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 
 import pyarrow as pa
 import torch
@@ -16,6 +17,7 @@ from evalgen.sampling.memory import free_bytes
 from evalgen.sampling.model import SPREAD, Device, LoadedModel, load_model, read_ahead
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
+from evalgen.sampling.weights_digest import WeightsDigest, weight_files
 from evalgen.unit_store import SamplingCost
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,14 @@ def own_device() -> Device:
     return SPREAD if torch.cuda.device_count() > 1 else torch.device("cuda")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Held:
+    checkpoint: Checkpoint
+    dtype: str
+    loaded: LoadedModel
+    digest: WeightsDigest  # of the files that it was loaded from
+
+
 class Replica:
     """Samples unit after unit; a checkpoint is loaded when the first unit of it comes, in place of the one before."""
 
@@ -38,8 +48,7 @@ class Replica:
         self._device = device
         self._budget_bytes = budget_bytes
         self._ran_out_of_memory = False
-        self._held: tuple[Checkpoint, str] | None = None
-        self._loaded: LoadedModel | None = None
+        self._held: _Held | None = None
 
     def sample(self, unit: SamplingUnit, next_checkpoint: str = "") -> tuple[pa.Table, SamplingCost]:
         """The unit's rows of `samples/*.parquet`, and what they cost.
@@ -48,7 +57,8 @@ class Replica:
         samples.
         """
         start = time.perf_counter()
-        loaded = self._hold(unit.checkpoint, unit.dtype)
+        held = self._hold(unit.checkpoint, unit.dtype)
+        loaded = held.loaded
         if next_checkpoint:
             read_ahead(next_checkpoint)
         ready = time.perf_counter()
@@ -58,13 +68,16 @@ class Replica:
         num_prefixes = distinct_prefixes(result.sequences)
         if unit.sampler == "tree":
             assert result.model_evaluations == num_prefixes, (result.model_evaluations, num_prefixes)
+        sampled = time.perf_counter()
+        digest = self._digest(held)
         return table, SamplingCost(
             model_evaluations=result.model_evaluations,
             distinct_prefixes=num_prefixes,
             out_of_memory_halvings=result.out_of_memory_halvings,
-            load_s=ready - start,
-            sample_s=time.perf_counter() - ready,
+            load_s=ready - start + time.perf_counter() - sampled,
+            sample_s=sampled - ready,
             finished_at=time.time(),
+            weights_digest=digest,
         )
 
     def _note_halvings(self, halvings: int, loaded: LoadedModel) -> None:
@@ -76,9 +89,22 @@ class Replica:
         self._ran_out_of_memory = True
         self._budget_bytes = (self._budget_bytes or free_bytes(loaded.devices)) >> halvings
 
-    def _hold(self, checkpoint: Checkpoint, dtype: str) -> LoadedModel:
-        if self._loaded is None or self._held != (checkpoint, dtype):
-            self._loaded = None  # before the next is read: two models may not fit on the device
-            self._loaded = load_model(checkpoint, dtype, self._device)
-            self._held = (checkpoint, dtype)
-        return self._loaded
+    def _hold(self, checkpoint: Checkpoint, dtype: str) -> _Held:
+        if self._held is None or (self._held.checkpoint, self._held.dtype) != (checkpoint, dtype):
+            self._held = None  # before the next is read: two models may not fit on the device
+            loaded = load_model(checkpoint, dtype, self._device)
+            digest = WeightsDigest(weight_files(checkpoint.path))
+            self._held = _Held(checkpoint=checkpoint, dtype=dtype, loaded=loaded, digest=digest)
+        return self._held
+
+    def _digest(self, held: _Held) -> str:
+        """Of the weights, waited for.
+
+        Raises:
+            OSError: they were loaded and cannot be read any more. The next unit loads them again, or says why not.
+        """
+        try:
+            return held.digest.result()
+        except OSError:
+            self._held = None
+            raise

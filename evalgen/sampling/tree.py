@@ -72,7 +72,7 @@ class Drawing:
         order, first = grouped(rows * distributions.vocabulary + tokens.ids)
         chosen = order[first]  # the first draw of each child
         num_draws = np.diff(first, append=len(order))
-        return nodes.children(rows[chosen], tokens.select(chosen), nodes.draws[order], num_draws)
+        return nodes.children(rows[chosen], tokens.select(chosen), nodes.draws[order], num_draws, distributions)
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         return nodes.num_draws

@@ -106,6 +106,7 @@ def _sequence(query: Query, token_ids: Sequence[int], rank: int, draws: Sequence
         token_logprobs_sampling=logprobs,
         generation_indices=tuple(draws),
         finish_reason="eos",
+        is_greedy=rank == 0,
     )
 
 

@@ -175,6 +175,7 @@ class SampleRule:
             "generation_indices": [found for _, _, _, found in rows],
             "finish_reason": ["length"] * len(rows),
             "token_logprobs_sampling": [[-0.25] * length for length in lengths],
+            "is_greedy": [False] * len(rows),
         }
         return pa.table(columns, schema=SAMPLES_SCHEMA)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from evalgen.records import FinishReason, SampledSequence
+from evalgen.sample_tables import united_samples
 from evalgen.samples import SAMPLES_SCHEMA, Sample, distinct_completions, samples_of, samples_table, text_ids
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.model import LoadedModel
@@ -36,7 +38,9 @@ COLUMNS = {
     "sample_count": pa.int64(),
     "generation_indices": pa.list_(pa.int32()),
     "finish_reason": pa.string(),
-    "token_logprobs_sampling": pa.list_(pa.float32()),  # ours, behind those of the contract
+    # Ours, behind those of the contract:
+    "token_logprobs_sampling": pa.list_(pa.float32()),
+    "is_greedy": pa.bool_(),
 }
 
 
@@ -56,6 +60,7 @@ def sequence(
         token_logprobs_sampling=(-0.25,) * len(ids),
         generation_indices=tuple(draws),
         finish_reason=reason,
+        is_greedy=False,
     )
 
 
@@ -83,6 +88,35 @@ def test_samples_survive_parquet(tiny: LoadedModel, tmp_path: pytest.TempPathFac
     table = samples_table(unit, sample_tree(tiny, unit).sequences, tiny.tokenizer)
     pq.write_table(table, f"{tmp_path}/s.parquet")
     assert samples_of(pq.read_table(f"{tmp_path}/s.parquet")) == samples_of(table)
+    assert {True, False} == {sample.is_greedy for sample in samples_of(table)}
+
+
+def test_samples_of_a_version_that_did_not_say_what_is_greedy_are_read(tiny: LoadedModel) -> None:
+    unit = unit_of([query("Q: Who")], num_draws=50)
+    table = samples_table(unit, sample_tree(tiny, unit).sequences, tiny.tokenizer)
+    older = samples_of(table.drop_columns("is_greedy"))
+    assert older == [replace(sample, is_greedy=None) for sample in samples_of(table)]
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(said=st.lists(st.sampled_from([None, False, True]), min_size=1, max_size=4), data=st.data())
+def test_what_one_unit_says_of_a_sequence_holds_for_its_draws_in_all_of_them(
+    said: list[bool | None], data: st.DataObject, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Units of an older version say nothing. In completions as in tables, whatever the order."""
+    unit = unit_of([query("x", id="p")])
+    tables = []
+    for draw, is_greedy in enumerate(said):
+        table = samples_table(unit, [sequence([5, 6], [draw]), sequence([5], [draw + 10])], tokenizer)
+        column = pa.array([is_greedy, None], pa.bool_())
+        tables.append(table.set_column(table.column_names.index("is_greedy"), "is_greedy", column))
+    tables = data.draw(st.permutations(tables))
+    expected = True if True in said else False if False in said else None
+    (one, other) = distinct_completions(samples_of(pa.concat_tables(tables)))
+    assert [sample.is_greedy for sample in (*one.samples, *other.samples)] == [expected, None]
+    united = united_samples(tables)
+    assert united.schema == SAMPLES_SCHEMA and united["is_greedy"].to_pylist() == [expected, None]
+    assert samples_of(united) == [*one.samples, *other.samples]
 
 
 def test_a_million_draws_of_a_few_sequences_take_megabytes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -22,14 +23,22 @@ from hypothesis import strategies as st
 
 from evalgen import unit_store
 from evalgen.errors import JobStopped
+from evalgen.files import parquet_bytes
+from evalgen.journal import read_journal, rewrite_journal
 from evalgen.records import SamplingUnit
 from evalgen.sample_tables import SamplesByPrompt, united_samples
-from evalgen.samples import SAMPLES_SCHEMA
+from evalgen.samples import SAMPLES_SCHEMA, samples_of
 from evalgen.unit_store import Ranges, SamplingCost, UnitStore
 from tests.unit.tiny import query, unit_of
 
 COST = SamplingCost(
-    model_evaluations=3, distinct_prefixes=2, out_of_memory_halvings=1, load_s=0.5, sample_s=0.25, finished_at=1e9
+    model_evaluations=3,
+    distinct_prefixes=2,
+    out_of_memory_halvings=1,
+    load_s=0.5,
+    sample_s=0.25,
+    finished_at=1e9,
+    weights_digest="d" * 64,
 )
 DATASET = "sampled_test_checkpoint_final"
 Draws = dict[tuple[str, str, int], tuple[int, ...]]  # token ids, by dataset, prompt id and draw
@@ -72,6 +81,7 @@ def samples(of: SamplingUnit, noise: float = 0.0) -> pa.Table:
                 "sample_count": len(draws),
                 "generation_indices": draws,
                 "finish_reason": "length",
+                "is_greedy": not any(ids),
             }
             for (prompt_id, ids), draws in rows.items()
         ],
@@ -457,6 +467,40 @@ def test_units_are_put_together_a_few_prompts_at_a_time(tmp_path: Path, monkeypa
     assert len(store.stored) > 1 and all(stored.num_samples <= 8 for stored in store.stored)
     assert store.ranges() == {DATASET: dict.fromkeys("abcde", ((0, 9),))} == UnitStore(tmp_path).ranges()
     assert len(draws_in(store)) == 5 * 9 and len(store.costs(DATASET)) == 2
+
+
+def save_as_older_version(directory: Path, of: SamplingUnit) -> None:
+    """As a version stored it that knew neither of greedy sequences nor of digests of weights."""
+    save(UnitStore(directory), of)
+    (record,), _ = read_journal(directory / "units.jsonl")
+    content = parquet_bytes(samples(of).drop_columns("is_greedy"))
+    (directory / f"{of.id}.parquet").write_bytes(content)
+    (cost,) = record["costs"].values()
+    del cost["weights_digest"]
+    rewrite_journal(directory / "units.jsonl", [record | {"sha256": hashlib.sha256(content).hexdigest()}])
+
+
+def test_what_an_older_version_stored_is_read_and_united_with_what_this_one_stores(tmp_path: Path) -> None:
+    older, newer = unit("ab", 0, 6), unit("a", 6, 9)
+    save_as_older_version(tmp_path, older)
+    store = UnitStore(tmp_path)
+    unknown = pa.nulls(len(samples(older)), pa.bool_())
+    read = store.load(older.id)
+    assert read.schema == SAMPLES_SCHEMA and read == samples(older).drop_columns("is_greedy").append_column(
+        SAMPLES_SCHEMA.field("is_greedy"), unknown
+    )
+    assert [cost.weights_digest for cost in store.costs(DATASET)] == [""]
+    assert {s.is_greedy for s in samples_of(next(store.samples_of_prompts(DATASET, "a")))} == {None}
+    save(store, newer)
+    store.compact(DATASET)
+    for again in (store, UnitStore(tmp_path)):
+        a, b = again.samples_of_prompts(DATASET, "ab")
+        told = {tuple(row["token_ids"]): row["is_greedy"] for row in samples(newer).to_pylist()}
+        assert {s.token_ids: s.is_greedy for s in samples_of(a)} == {
+            tuple(row["token_ids"]): told.get(tuple(row["token_ids"])) for row in samples(unit("a", 0, 9)).to_pylist()
+        }
+        assert set(b["is_greedy"].to_pylist()) == {None}
+        assert sorted(cost.weights_digest for cost in again.costs(DATASET)) == ["", "d" * 64]
 
 
 def test_lines_are_json_that_says_which_draws_of_which_prompts_are_stored(template: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from evalgen.randomness import uniforms
@@ -28,3 +30,15 @@ def plain_draws(it: LoadedModel, unit: SamplingUnit) -> Draws:
                 tokens.append(int((cdf > u).nonzero()[0]))
             draws[query.id, g] = (tuple(tokens), "eos" if tokens[-1] in it.eos_ids else "length")
     return draws
+
+
+def plain_greedy(it: LoadedModel, prompt: str, token_ids: Sequence[int]) -> bool:
+    """Whether each token is the first of the most probable ones that can be drawn after those before it."""
+    encoded = encode_prompt(it.tokenizer, prompt)
+    for depth, token in enumerate(token_ids):
+        with torch.no_grad():
+            logits = it.model(torch.tensor([[*encoded, *token_ids[:depth]]]), use_cache=False).logits[0, -1]
+        drawable = sorted(set(range(len(logits))) - set(it.undrawable.tolist()))
+        if token != max(drawable, key=logits.tolist().__getitem__):
+            return False
+    return True

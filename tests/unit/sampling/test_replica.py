@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import torch
 from evalgen.records import SamplingUnit
 from evalgen.runs import find_inner_runs
 from evalgen.samples import samples_of
-from evalgen.sampling import replica
+from evalgen.sampling import replica, weights_digest
 from evalgen.sampling.model import read_ahead
 from evalgen.sampling.replica import Replica
+from evalgen.sampling.weights_digest import WeightsDigest, weight_files
 from tests.unit.tiny import MAYORS, law, mayor_prompt, query, unit_of
 from tests.waiting import wait_until
 
@@ -41,6 +43,7 @@ def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
     few = replace(unit, num_draws=4)
     tree, cost = ours.sample(few)
     independent, slow = ours.sample(replace(few, sampler="independent"))
+    assert {True, False} == set(tree["is_greedy"].to_pylist())
     drop = ("token_logprobs", "logprob", "logprob_sampling", "token_logprobs_sampling")
     assert tree.drop_columns(drop).to_pylist() == independent.drop_columns(drop).to_pylist()
     tokens = sum(len(s.token_ids) * s.sample_count for s in samples_of(independent))
@@ -86,3 +89,72 @@ def test_a_checkpoint_is_read_once_until_another_comes(unit: SamplingUnit, monke
     for dtype in ("fp32", "fp32", "bf16", "bf16", "fp32"):
         ours.sample(replace(few, dtype=dtype))
     assert read == ["fp32", "bf16", "fp32"]
+
+
+@pytest.fixture
+def own(unit: SamplingUnit, tmp_path: Path) -> SamplingUnit:
+    """Of a checkpoint that a test may change."""
+    path = shutil.copytree(unit.checkpoint.path, tmp_path / "checkpoint")
+    return replace(unit, num_draws=2, checkpoint=replace(unit.checkpoint, path=str(path)))
+
+
+def test_the_cost_says_from_which_weights_the_unit_was_sampled(unit: SamplingUnit, own: SamplingUnit) -> None:
+    ours = Replica(torch.device("cpu"))
+    digests = [ours.sample(one)[1].weights_digest for one in (replace(unit, num_draws=2), own)]
+    assert digests == [WeightsDigest(weight_files(unit.checkpoint.path)).result()] * 2, "a copy is the same"
+    weights = Path(own.checkpoint.path) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-4] ^= 1  # the least bit of a weight
+    weights.write_bytes(content)
+    assert ours.sample(own)[1].weights_digest == digests[0], "what is held was read before"
+    (changed,) = {Replica(torch.device("cpu")).sample(own)[1].weights_digest for _ in range(2)}
+    assert len(changed) == 64 and changed != digests[0]
+
+
+def test_weights_are_hashed_while_the_first_unit_is_sampled_and_once(
+    own: SamplingUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two waited for the other to end would wait for ever."""
+    hashing, sampled = threading.Event(), threading.Event()
+    hashed: list[str] = []
+    sha256_of, sample_tree = weights_digest.sha256_of, replica.sample_tree
+
+    def slow_hash(path: Path) -> str:
+        hashing.set()
+        assert sampled.wait(60)
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    def watched_sampler(*arguments):  # type: ignore[no-untyped-def]
+        assert hashing.wait(60)
+        result = sample_tree(*arguments)
+        sampled.set()
+        return result
+
+    monkeypatch.setattr(weights_digest, "sha256_of", slow_hash)
+    monkeypatch.setitem(replica.SAMPLERS, "tree", watched_sampler)
+    ours = Replica(torch.device("cpu"))
+    costs = [ours.sample(replace(own, id=id))[1] for id in ("first", "second")]
+    assert hashed == ["model.safetensors"]
+    assert len({cost.weights_digest for cost in costs}) == 1 and costs[0].weights_digest
+    assert costs[0].load_s > costs[1].load_s and costs[1].load_s < 0.1
+
+
+def test_weights_that_cannot_be_read_again_fail_the_unit_and_not_the_next(
+    own: SamplingUnit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256_of = weights_digest.sha256_of
+    failures = iter([OSError("stale file handle")])
+
+    def failing_once(path: Path) -> str:
+        for failure in failures:
+            raise failure
+        return sha256_of(path)
+
+    monkeypatch.setattr(weights_digest, "sha256_of", failing_once)
+    ours = Replica(torch.device("cpu"))
+    with pytest.raises(OSError, match="stale file handle"):
+        ours.sample(own)
+    _, cost = ours.sample(own)
+    assert cost.weights_digest == WeightsDigest(weight_files(own.checkpoint.path)).result()
+    assert cost.load_s > 0.001, "it was read again"
