@@ -87,6 +87,11 @@ class RunConfig(BaseModel):
     )
     seed: int = Field(42, ge=0, description="draw g of a prompt depends on (seed, prompt id, g) and nothing else")
     deduplicate: bool = Field(True, description="false: one dataset row per draw instead of per distinct completion")
+    exclusive: bool = Field(
+        False,
+        description="of kept completions that begin with each other, as ' March 15, 1987' and ' March 15, 1987,' do, "
+        "keep the shortest, with the draws of all: its probability has theirs in it, and is then counted once",
+    )
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="of the weights")
     sampler: Literal["tree", "independent", "enumerate"] = Field(
         "tree",
@@ -195,6 +200,12 @@ class JobConfig(RunConfig, BaseSettings):
         description="experiment.log always; stdout: on the terminal as well; wandb: metrics to Weights & Biases",
     )
     wandb_project: str | None = Field(None, description="needed by --logging_type wandb")
+    push_to_hub: str | None = Field(
+        None,
+        description="USER/NAME on the Hugging Face Hub: upload the finished datasets there, private if it is made now; "
+        "needs a token (hf auth login)",
+    )
+    quiet: bool = Field(False, description="no progress on the terminal; warnings and the figures at the end stay")
     runs: CliSuppress[tuple[dict[str, Any], ...]] = Field(
         (), description="per run: any of the settings above that differ from the shared ones"
     )
@@ -300,6 +311,11 @@ def _check_run(run: RunConfig) -> None:
         raise ConfigError(
             f"temperature: found {run.temperature} with sampling on, expected at least {MIN_TEMPERATURE}; "
             "for the greedy completion give --do_sample false"
+        )
+    if run.exclusive and not run.deduplicate:
+        raise ConfigError(
+            "exclusive: found true with --deduplicate false, under which draws of one completion are rows that contain "
+            "each other; give one of the two"
         )
     if run.enumerates:
         _check_enumeration(run)

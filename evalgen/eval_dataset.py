@@ -19,11 +19,10 @@ from datasets import Dataset, Features, List, Value, load_from_disk
 from evalgen.errors import InputError
 from evalgen.eval_functions import eval_accuracy_and_loss
 from evalgen.files import sha256_of
+from evalgen.parquet_rows import GroupedRows
 
 ARROW_FILE = "data-00000-of-00001.arrow"
 BATCH_ROWS = 1000  # of the Arrow file: what a reader of one row has to look at, as in what datasets writes
-GROUP_ROWS = 5_000  # of the Parquet file: what is in memory at once
-LOOSE_ROWS = 250  # in memory as Python objects, which take many times as much
 EvalFunction = Callable[..., dict[str, Any]]
 
 # The first nine are binding for downstream, in names, types and order.
@@ -38,19 +37,27 @@ FEATURES = Features(
         "input_ids": List(Value("int64")),
         "labels": List(Value("int64")),
         "attention_mask": List(Value("int64")),
-        "metadata_json": Value("string"),
-        "reference_completion": Value("string"),
-        "raw_completion": Value("string"),
-        "sample_count": Value("int64"),
-        "num_samples": Value("int64"),
-        "logprob": Value("float64"),
-        "logprob_sampling": Value("float64"),
-        "tokens_as_drawn": Value("bool"),
+        "reference_completion": Value("string"),  # what the judge compared with
+        "raw_completion": Value("string"),  # as decoded, untrimmed
+        "sample_count": Value("int64"),  # draws of all that were merged into the row; null: enumerated
+        "num_samples": Value("int64"),  # draws of the prompt; null: enumerated
+        "logprob": Value("float64"),  # nats, T=1, of the labelled ids; null where they were not drawn
+        "logprob_sampling": Value("float64"),  # the same under the sampling law
+        "num_completion_tokens": Value("int64"),  # labelled ids
+        "weight": Value("float64"),  # see evalgen.weights; those of a prompt sum to 1
+        "is_prefix_of": Value("string"),  # id of the first row of the prompt that goes on where this one ends
+        "token_ids": List(Value("int32")),  # as drawn, EOS or stop string included, untrimmed
+        "token_logprobs": List(Value("float32")),  # nats, T=1, of token_ids
+        "tokens_as_drawn": Value("bool"),  # else the labelled ids are the completion's text, encoded again
         "finish_reason": Value("string"),
         "grader_model": Value("string"),
         "grader_reasoning": Value("string"),
         "run": Value("string"),
         "checkpoint": Value("string"),
+        "weights_digest": Value("string"),  # see evalgen.provenance
+        "tokenizer_digest": Value("string"),
+        "grader_digest": Value("string"),
+        "metadata_json": Value("string"),  # the query's other metadata
     }
 )
 
@@ -102,53 +109,33 @@ class EvalDatasetWriter:
         (self._path / "data").mkdir(exist_ok=True)
         (directory / "eval_functions.pkl").write_bytes(pickle.dumps(list(eval_functions)))
         self._arrow = pa.ipc.new_stream(str(self._path / ARROW_FILE), features.arrow_schema)
-        # Without the `huggingface` schema metadata, which older versions of datasets cannot read.
-        self._schema = features.arrow_schema.remove_metadata()
-        self._parquet = pq.ParquetWriter(self._path / "data" / "0000.parquet", self._schema)
         self._metadata = features.arrow_schema.metadata
-        self._loose: list[Mapping[str, Any]] = []
-        self._waiting: list[pa.Table] = []
-        self._num_waiting = 0
+        self._parquet = pq.ParquetWriter(self._path / "data" / "0000.parquet", features.arrow_schema.remove_metadata())
+        self._rows = GroupedRows(features.arrow_schema, self._write_group)
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        assert all(row.keys() == set(self._schema.names) for row in rows[:1]), sorted(rows[0])
-        self._loose.extend(rows)
-        if len(self._loose) >= LOOSE_ROWS:
-            self._write_loose()
+        self._rows.add_rows(rows)
 
     def write_table(self, rows: pa.Table) -> None:
-        self._waiting.append(rows.cast(self._schema))
-        self._num_waiting += len(rows)
-        if self._num_waiting >= GROUP_ROWS:
-            waiting = pa.concat_tables(self._waiting)
-            num_due = len(waiting) // GROUP_ROWS * GROUP_ROWS
-            self._write(waiting.slice(0, num_due))
-            self._waiting, self._num_waiting = [waiting.slice(num_due)], len(waiting) - num_due
+        self._rows.add_table(rows)
 
     def __enter__(self) -> EvalDatasetWriter:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None:
-            self._write_loose()
-            self._write(pa.concat_tables(self._waiting))
+            self._rows.flush()
         self._arrow.close()
         self._parquet.close()
         if error is None:
             self._set_fingerprint()
 
-    def _write_loose(self) -> None:
-        self.write_table(pa.Table.from_pylist(self._loose, schema=self._schema))
-        self._loose = []
-
-    def _write(self, rows: pa.Table) -> None:
-        rows = rows.combine_chunks()
+    def _write_group(self, rows: pa.Table) -> None:
         for start in range(0, len(rows), BATCH_ROWS):
             # Taken, not sliced: the bits of its neighbours would stay in the last byte of a slice.
             batch = rows.take(np.arange(start, min(start + BATCH_ROWS, len(rows))))
             self._arrow.write_table(batch.replace_schema_metadata(self._metadata))
-        if len(rows):
-            self._parquet.write_table(rows, row_group_size=GROUP_ROWS)
+        self._parquet.write_table(rows)
 
     def _set_fingerprint(self) -> None:
         """By which datasets caches what it makes of these rows: that of no rows will not do."""

@@ -8,9 +8,9 @@ import os
 import secrets
 import shutil
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,16 @@ from typing import Any
 from evalgen.assembly import AssembledDataset
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
-from evalgen.eval_dataset import EvalDatasetWriter
+from evalgen.eval_dataset import FEATURES, EvalDatasetWriter
 from evalgen.files import JsonListWriter, whole_directory, write_json
 from evalgen.job import DatasetPlan
+from evalgen.parquet_rows import ParquetRowsWriter
+from evalgen.prompt_figures import PROMPTS_SCHEMA
 from evalgen.resume import CONFIG_FILE, PLAN_FILE, check_same_prompts, plan_record, with_graders
 
 PARTIAL = ".partial"
+REJECTS_FILE = "non_equivalent_completions.parquet"
+PROMPTS_FILE = "prompts.parquet"
 
 
 @dataclass(frozen=True)
@@ -124,11 +128,16 @@ class Experiment:
         return [file for file in files if file.parent != self.verdicts]
 
     def write_dataset(
-        self, name: str, parts: Iterable[AssembledDataset], missing: Sequence[Mapping[str, Any]] = ()
+        self,
+        name: str,
+        parts: Iterable[AssembledDataset],
+        missing: Sequence[Mapping[str, Any]] = (),
+        then: Callable[[Path], None] = lambda directory: None,
     ) -> Path:
         """Writes one dataset, whole or not at all, in place of an older one of its name; `parts` are its rows in order.
 
         With `missing` prompts, the content of `missing.json`, it is named `.partial`: nobody is to take it for whole.
+        `then` writes what else belongs into its directory, in which by then everything of `parts` is.
         """
         partial = self.datasets / f"{name}{PARTIAL}"
         path = partial if missing else self.datasets / name
@@ -136,6 +145,7 @@ class Experiment:
             _write_parts(directory, parts)
             if missing:
                 write_json(directory / "missing.json", missing)
+            then(directory)
         if not missing:
             shutil.rmtree(partial, ignore_errors=True)  # from an earlier part of the job
         return path
@@ -162,11 +172,15 @@ def _write_parts(directory: Path, parts: Iterable[AssembledDataset]) -> None:
     left_out_file = directory / "left_out.json"
     with (
         EvalDatasetWriter(directory) as dataset,
+        ParquetRowsWriter(directory / REJECTS_FILE, FEATURES.arrow_schema) as rejects,
+        ParquetRowsWriter(directory / PROMPTS_FILE, PROMPTS_SCHEMA) as prompts,
         JsonListWriter(directory / "non_equivalent_completions.json") as non_equivalent,
         JsonListWriter(left_out_file) as left_out,
     ):
         for part in parts:
             dataset.write_rows(part.rows)
+            rejects.write(part.rejects)
+            prompts.write([asdict(prompt) for prompt in part.prompts])
             non_equivalent.write(part.non_equivalent)
             left_out.write(part.left_out)
     if not left_out.num_rows:

@@ -7,19 +7,27 @@ of where each verdict is found.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
 from evalgen.assembly import AssembledDataset, assemble
+from evalgen.card import CARD_FILE, DatasetFacts, dataset_card
 from evalgen.experiment import Experiment
+from evalgen.files import write_text
+from evalgen.grading.grader_digest import grader_digest
 from evalgen.job import DatasetPlan
-from evalgen.records import Query
+from evalgen.provenance import Provenance, weights_digests
 from evalgen.samples import samples_of
 from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics
 from evalgen.timings import Timings
-from evalgen.tokenization import load_tokenizer
-from evalgen.unit_store import Ranges, UnitStore
+from evalgen.tokenization import load_tokenizer, tokenizer_digest
+from evalgen.unit_store import Ranges, SamplingCost, UnitStore
 from evalgen.verdict_table import VerdictTable
 
 log = logging.getLogger(__name__)
@@ -41,22 +49,30 @@ def write_datasets(
     Returns the figures of each dataset, and those of each prompt that each dataset has.
 
     Raises:
-        JobStopped: verdicts are missing or damaged.
+        JobStopped: verdicts are missing or damaged, or a checkpoint was changed between parts of the job.
     """
     verdicts = VerdictTable.of_experiment(experiment.verdicts)
     store = UnitStore(experiment.samples)
+    weights = weights_digests(plans, store.stored, experiment.samples)
     datasets: list[DatasetStatistics] = []
     prompts: list[PromptStatistics] = []
     for plan in plans:
         store.compact(plan.name)
         reasons = _missing(plan, store.ranges_of(plan.name), missing.get(plan.name, {}))
         tally = DatasetTally(plan, len(reasons))
-        rows = [
+        tokenizer = load_tokenizer(plan.checkpoint.tokenizer_path)
+        provenance = _provenance(plan, tokenizer, weights[plan.name])
+        absent = [
             {"prompt_id": q.id, "prompt": q.prompt, "reason": reasons[q.id]} for q in plan.queries if q.id in reasons
         ]
         whole = [query for query in plan.queries if query.id not in reasons]
-        path = experiment.write_dataset(plan.name, _parts(plan, whole, store, verdicts, tally), rows)
         costs = store.costs(plan.name)
+        path = experiment.write_dataset(
+            plan.name,
+            _parts(replace(plan, queries=tuple(whole)), store, verdicts, tally, tokenizer, provenance),
+            absent,
+            then=partial(_write_card, plan, tally, costs, provenance),
+        )
         figures = tally.figures(costs)
         _log(path, figures)
         datasets.append(figures)
@@ -68,16 +84,38 @@ def write_datasets(
 
 
 def _parts(
-    plan: DatasetPlan, queries: Sequence[Query], store: UnitStore, verdicts: VerdictTable, tally: DatasetTally
+    plan: DatasetPlan,
+    store: UnitStore,
+    verdicts: VerdictTable,
+    tally: DatasetTally,
+    tokenizer: PreTrainedTokenizerBase,
+    provenance: Provenance,
 ) -> Iterator[AssembledDataset]:
     """The dataset, query by query; each is counted before it is handed on."""
-    tokenizer = load_tokenizer(plan.checkpoint.tokenizer_path)
-    tables = store.samples_of_prompts(plan.name, [query.id for query in queries])
-    for query, table in zip(queries, tables, strict=True):
-        part = assemble(replace(plan, queries=(query,)), samples_of(table), verdicts, tokenizer)
+    tables = store.samples_of_prompts(plan.name, [query.id for query in plan.queries])
+    for query, table in zip(plan.queries, tables, strict=True):
+        part = assemble(replace(plan, queries=(query,)), samples_of(table), verdicts, tokenizer, provenance)
         # A question that two datasets share was paid for once: it counts for the first.
         tally.add(part, [j.verdict for j in part.judged if verdicts.is_first_use(j.question_key)])
         yield part
+
+
+def _provenance(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase, weights_digest: str) -> Provenance:
+    return Provenance(
+        weights_digest=weights_digest,
+        tokenizer_digest=tokenizer_digest(tokenizer),
+        grader_digest=grader_digest(plan.grader),
+    )
+
+
+def _write_card(
+    plan: DatasetPlan, tally: DatasetTally, costs: Sequence[SamplingCost], provenance: Provenance, directory: Path
+) -> None:
+    """Dated by its last unit, so that a dataset that is assembled again is the same to the byte."""
+    sampled_at = datetime.fromtimestamp(max((cost.finished_at for cost in costs), default=time.time()), UTC)
+    facts = DatasetFacts.of_directory(directory)
+    card = dataset_card(plan, tally.figures(costs), provenance, facts, sampled_at)
+    write_text(directory / CARD_FILE, card)
 
 
 def _missing(plan: DatasetPlan, stored: Mapping[str, Ranges], reported: Mapping[str, str]) -> dict[str, str]:

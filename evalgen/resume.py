@@ -21,6 +21,7 @@ PLAN_FILE = "plan.json"
 MAY_CHANGE = frozenset(
     (
         "deduplicate",
+        "exclusive",
         "execution_mode",
         "generation_batch_size",
         "grader_config_path",
@@ -37,6 +38,8 @@ MAY_CHANGE = frozenset(
         "num_replicas",
         "output_tokens_per_minute",
         "prices_path",
+        "push_to_hub",
+        "quiet",
         "requests_per_minute",
         "use_grader_cache",
         "wandb_project",

@@ -15,8 +15,6 @@ from evalgen.job import DatasetPlan
 from evalgen.records import Verdict, VerdictKind
 from evalgen.unit_store import SamplingCost
 
-ROUNDING = 1e-4  # of a sum of probabilities
-
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetStatistics:
@@ -36,6 +34,7 @@ class DatasetStatistics:
     draw_equivalence_rate: float | None  # the same per draw; per probability under the law, if enumerated
     covered_mass: float | None  # probability of all that was enumerated, mean over the prompts; None: drawn
     num_items: int  # rows of the dataset
+    num_reencoded: int  # of them: those whose ids were not drawn, because the text ends inside a drawn token
     num_unique_prompts: int  # prompts with at least one row
     num_left_out: int  # equivalent, but no row can hold them
     api_calls: int
@@ -49,7 +48,7 @@ class DatasetStatistics:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptStatistics:
-    """What became of one prompt in one dataset."""
+    """What became of one prompt in one dataset, in short: `evalgen.prompt_figures` has all of it."""
 
     dataset: str
     prompt_id: str
@@ -68,7 +67,7 @@ class DatasetTally:
         self._num_missing_prompts = num_missing_prompts
         self._num_unique: dict[VerdictKind, int] = dict.fromkeys(get_args(VerdictKind), 0)
         self._prevalence: dict[VerdictKind, float] = dict.fromkeys(get_args(VerdictKind), 0)
-        self._num_items = self._num_left_out = self._num_unique_prompts = 0
+        self._num_items = self._num_reencoded = self._num_left_out = self._num_unique_prompts = 0
         self._api_calls = self._input_tokens = self._output_tokens = 0
         self._agreement = Agreement()
         self._cost_usd: float | None = 0.0
@@ -81,6 +80,7 @@ class DatasetTally:
             self._prevalence[judged.verdict.kind] += judged.completion.prevalence
             self._agreement.add(judged.verdict.votes)
         self._num_items += len(part.rows)
+        self._num_reencoded += sum(not row["tokens_as_drawn"] for row in part.rows)
         self._num_left_out += len(part.left_out)
         self._num_unique_prompts += len({row["prompt_id"] for row in part.rows})
         for verdict in paid:
@@ -112,6 +112,7 @@ class DatasetTally:
             draw_equivalence_rate=_share(self._prevalence["equivalent"], graded_prevalence),
             covered_mass=_share(sum(masses), len(masses)),
             num_items=self._num_items,
+            num_reencoded=self._num_reencoded,
             num_unique_prompts=self._num_unique_prompts,
             num_left_out=self._num_left_out - num_ungraded,
             api_calls=self._api_calls,
@@ -135,24 +136,17 @@ class DatasetTally:
 
 def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[PromptStatistics]:
     """One entry for each query that was assembled, in query order."""
-    kept: dict[str, set[str]] = {query.id: set() for query in assembled.queries}
-    num_unique = dict.fromkeys(kept, 0)
-    masses = _covered_masses(plan, assembled)
-    for row in assembled.rows:
-        kept[row["prompt_id"]].add(row["completion"])
-    for judged in assembled.judged:
-        num_unique[judged.query.id] += 1
     return [
         PromptStatistics(
             dataset=plan.name,
-            prompt_id=query.id,
-            prompt=query.prompt,
-            reference=query.reference,
-            num_unique=num_unique[query.id],
-            num_variations=len(kept[query.id]),
-            covered_mass=masses[query.id],
+            prompt_id=prompt.prompt_id,
+            prompt=prompt.prompt,
+            reference=prompt.reference_completion,
+            num_unique=prompt.num_unique,
+            num_variations=prompt.num_variations,
+            covered_mass=prompt.covered_mass,
         )
-        for query in assembled.queries
+        for prompt in assembled.prompts
     ]
 
 
@@ -165,17 +159,6 @@ def summary(
         "prompts": [asdict(prompt) for prompt in prompts],
         "timings": {stage: round(seconds, 3) for stage, seconds in timings.items()},
     }
-
-
-def _covered_masses(plan: DatasetPlan, assembled: AssembledDataset) -> dict[str, float | None]:
-    """By prompt id; 0 where no completion was probable enough, None where completions were drawn."""
-    if not plan.settings.enumerates:
-        return {query.id: None for query in assembled.queries}
-    masses = {query.id: 0.0 for query in assembled.queries}
-    for judged in assembled.judged:
-        masses[judged.query.id] += judged.completion.prevalence
-    assert all(mass < 1 + ROUNDING for mass in masses.values()), f"{plan.name}: {masses}"
-    return {prompt_id: min(1.0, mass) for prompt_id, mass in masses.items()}
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -5,7 +5,16 @@ A stored completion keeps the ids that were drawn. Only where trimming cuts insi
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from string import ascii_lowercase
+from tempfile import TemporaryDirectory
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -13,6 +22,7 @@ from evalgen.errors import InputError
 from evalgen.records import Checkpoint
 
 IGNORED_LABEL = -100  # what torch's cross-entropy leaves out
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")  # sentencepiece's, for the bytes of a character that has no token
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -44,6 +54,18 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, num_embeddings: int, ch
     return vocabulary_size
 
 
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of all that decides how text becomes ids and ids text, wherever the tokenizer was loaded from."""
+    content: list[object] = [sorted((name, str(token)) for name, token in tokenizer.special_tokens_map.items())]
+    if tokenizer.is_fast:
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        # How the last call padded and cut, and nothing of ours.
+        content.append({name: part for name, part in backend.items() if name not in ("padding", "truncation")})
+    else:
+        content += [type(tokenizer).__name__, tokenizer.get_vocab(), _vocabulary_files(tokenizer)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """BOS, if the tokenizer has one, and the prompt's ids; nothing that the tokenizer would add by itself."""
     bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -51,8 +73,13 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """Text of `token_ids`, special tokens skipped, spaces as they are."""
-    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    """Text of `token_ids` where they follow other text: special tokens skipped, spaces as they are.
+
+    Sentencepiece-style tokenizers drop the space that a text begins with when they decode it alone. A completion is no
+    text of its own: its first space was drawn, and prompt + completion lacks it without.
+    """
+    lead_in, start = _lead_in(tokenizer)
+    return _decode_alone(tokenizer, [*lead_in, *token_ids])[start:]
 
 
 def before_stop(text: str, stop_strings: Sequence[str]) -> str | None:
@@ -63,10 +90,18 @@ def before_stop(text: str, stop_strings: Sequence[str]) -> str | None:
 
 def cut_drawn_ids(tokenizer: PreTrainedTokenizerBase, drawn_ids: Sequence[int], text: str) -> tuple[int, ...] | None:
     """The shortest prefix of `drawn_ids` that decodes to `text`; None when the cut falls inside a token."""
-    for length in range(len(drawn_ids) + 1):
+    for length in _lengths_about(tokenizer, drawn_ids, len(text)):
         if decode(tokenizer, drawn_ids[:length]) == text:
             return tuple(drawn_ids[:length])
     return None
+
+
+def covering_ids(tokenizer: PreTrainedTokenizerBase, drawn_ids: Sequence[int], text: str) -> tuple[int, ...]:
+    """The shortest prefix of `drawn_ids` whose text begins with `text`, as that of all of them does."""
+    for length in _lengths_about(tokenizer, drawn_ids, len(text)):
+        if decode(tokenizer, drawn_ids[:length]).startswith(text):
+            return tuple(drawn_ids[:length])
+    return tuple(drawn_ids)
 
 
 def encode_completion(
@@ -78,3 +113,46 @@ def encode_completion(
     if joint[: len(prompt_ids)] != list(prompt_ids) or decode(tokenizer, completion_ids) != completion:
         return None
     return completion_ids
+
+
+def _lengths_about(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], num_characters: int) -> range:
+    """Lengths of the prefixes of `token_ids` that can have so many characters, and of some before and after them.
+
+    A text grows with its ids, but for bytes that have tokens of their own: a run of them, which special tokens do not
+    end, is one replacement character for each byte until its last character is whole. So bisection is among the ends
+    of such runs.
+    """
+    tokens = zip(token_ids, tokenizer.convert_ids_to_tokens(list(token_ids)), strict=True)
+    added = tokenizer.added_tokens_decoder
+    in_run = [token_id in added or BYTE_TOKEN.fullmatch(token) is not None for token_id, token in tokens]
+    inside = {n for n, (before, after) in enumerate(pairwise(in_run), start=1) if before and after}
+    ends = [n for n in range(len(token_ids) + 1) if n not in inside]
+
+    def num_characters_of(length: int) -> int:
+        return len(decode(tokenizer, token_ids[:length]))
+
+    first = bisect_left(ends, num_characters, key=num_characters_of)
+    last = bisect_right(ends, num_characters, key=num_characters_of)
+    return range(ends[max(first - 1, 0)], ends[min(last, len(ends) - 1)] + 1)
+
+
+@lru_cache(maxsize=8)
+def _lead_in(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], int]:
+    """Ids of a letter that the tokenizer has, if any, and how many characters they decode to."""
+    for letter in ascii_lowercase:
+        ids = tokenizer.encode(letter, add_special_tokens=False)
+        text = _decode_alone(tokenizer, ids)
+        if text.endswith(letter):
+            return tuple(ids), len(text)
+    return (), 0
+
+
+def _decode_alone(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _vocabulary_files(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Digests of the files that hold the vocabulary of a tokenizer without the `tokenizers` library."""
+    with TemporaryDirectory() as directory:
+        files = [Path(file) for file in tokenizer.save_vocabulary(directory) if file is not None]
+        return [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in sorted(files)]

@@ -130,7 +130,7 @@ def calibrate_grader(config: CalibrationConfig) -> None:
         for directory in config.attach_to:
             check_judged_by(grader, Path(directory))
 
-    from evalgen.files import sha256_of  # here, so that --help and the errors of a user do not wait for it
+    from evalgen.files import sha256_of, write_text  # here, so that --help and the errors of a user do not wait for it
     from evalgen.grading.calibration import calibration_record
 
     digest = sha256_of(path)  # before grading, which may take long enough for the file to be edited
@@ -143,6 +143,12 @@ def calibrate_grader(config: CalibrationConfig) -> None:
     record = calibration_record(calibration, grader, labelled_file=path.name, labelled_file_sha256=digest, at=now)
     for target in targets:
         _write(target, record)
+    if config.attach_to:
+        from evalgen.card import CARD_FILE, with_calibration
+
+        for card in (Path(directory) / CARD_FILE for directory in config.attach_to):
+            if card.is_file():
+                write_text(card, with_calibration(card.read_text(encoding="utf-8"), record))
 
 
 def _calibrated(items: Sequence[LabelledItem], grader: GraderSpec, config: CalibrationConfig) -> Calibration:

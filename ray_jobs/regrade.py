@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 # What a resumed job may change, but for what has to do with sampling, and with how rows are put together.
 GRADING_FLAGS = MAY_CHANGE - {
     "deduplicate",
+    "exclusive",
     "execution_mode",
     "generation_batch_size",
     "kv_budget_gib",

@@ -56,6 +56,8 @@ def test_the_experiment_directory_is_as_the_contract_has_it(experiment: Experime
         "eval_dataset",
         "eval_functions.pkl",
         "non_equivalent_completions.json",
+        "non_equivalent_completions.parquet",
+        "prompts.parquet",
     }
 
 
@@ -114,6 +116,34 @@ def test_the_counts_add_up(experiment: Experiment) -> None:
     assert kept_draws + sum(row["sample_count"] for row in rejected) == figures["num_draws"]
     assert figures["model_evaluations"] == figures["distinct_prefixes"]
     assert 0 < figures["num_equivalent"] < figures["num_graded"], "the tiny model should be right and wrong"
+
+
+def test_weights_of_a_prompt_sum_to_one_and_rejects_have_the_columns_of_rows(experiment: Experiment) -> None:
+    weights: dict[str, float] = {}
+    rows = experiment.dataset(NAME).to_list()
+    for row in rows:
+        weights[row["prompt_id"]] = weights.get(row["prompt_id"], 0.0) + row["weight"]
+    assert list(weights.values()) == pytest.approx([1.0] * len(weights), abs=1e-12)
+    rejects = pq.read_table(experiment.path / "sampled_eval_datasets" / NAME / "non_equivalent_completions.parquet")
+    assert rejects.column_names == experiment.dataset(NAME).column_names
+    assert rejects["completion"].to_pylist() == [row["generated_completion"] for row in experiment.rejects(NAME)]
+    for column in ("weights_digest", "tokenizer_digest", "grader_digest"):
+        (digest,) = {row[column] for row in rows} | set(rejects[column].to_pylist())
+        assert re.fullmatch(r"[0-9a-f]{64}", digest), column
+
+
+def test_the_figures_of_prompts_add_up_to_those_of_the_dataset(experiment: Experiment) -> None:
+    (figures,) = experiment.summary["datasets"]
+    prompts = pq.read_table(experiment.path / "sampled_eval_datasets" / NAME / "prompts.parquet").to_pylist()
+    assert [row["prompt_id"] for row in prompts] == [row["prompt_id"] for row in experiment.summary["prompts"]]
+    for name in ("num_draws", "num_unique", "num_equivalent", "num_ungraded"):
+        assert sum(row[name] for row in prompts) == figures[name]
+    assert sum(row["num_variations"] for row in prompts) == figures["num_items"]
+    greedy = {row["prompt_id"]: row["completion"] for row in experiment.rows_of("samples") if row["is_greedy"]}
+    assert {row["prompt_id"]: row["greedy_completion"] for row in prompts if row["greedy_verdict"]} == greedy
+    assert greedy and all(
+        0 < row["equivalent_mass"] <= row["seen_mass"] <= 1 for row in prompts if row["num_equivalent"]
+    )
 
 
 def test_every_draw_of_every_prompt_is_stored_once(experiment: Experiment, mayors_run: Path) -> None:
@@ -225,9 +255,9 @@ def test_config_json_runs_again_to_the_same_dataset(
 
 
 def _without_logprobs(experiment: Experiment) -> list[dict[str, object]]:
-    """Log-probabilities differ in the last bits with the shape of a batch; nothing else may."""
+    """They, and weights made from them, differ in the last bits with the shape of a batch; nothing else may."""
     dataset = experiment.dataset(NAME)
-    return dataset.remove_columns(["logprob", "logprob_sampling"]).to_list()
+    return dataset.remove_columns(["logprob", "logprob_sampling", "token_logprobs", "weight"]).to_list()
 
 
 def _text_of_draws(experiment: Experiment) -> dict[tuple[str, int], str]:

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from evalgen.assembly import AssembledDataset, assemble
 from evalgen.errors import JobStopped
 from evalgen.job import DatasetPlan
+from evalgen.provenance import Provenance
 from evalgen.records import FinishReason, Query, SampledSequence, Verdict
 from evalgen.samples import Sample, distinct_completions, samples_of, samples_table
 from evalgen.statistics import DatasetStatistics, DatasetTally, prompt_statistics
@@ -24,6 +25,7 @@ from tests.unit.tiny import EOS, law, mayor_prompt, plan_of, query, unit_of
 TOKYO = query(mayor_prompt("Tokyo"), id="tokyo")
 EQUIVALENT, WRONG = Verdict(kind="equivalent", reasoning="yes"), Verdict(kind="not_equivalent", reasoning="no")
 UNGRADED = Verdict(kind="ungraded", error="overloaded")
+PROVENANCE = Provenance(weights_digest="w" * 64, tokenizer_digest="t" * 64, grader_digest="g" * 64)
 STOP = ","
 
 
@@ -64,6 +66,7 @@ def drawn(
         token_logprobs_sampling=tuple(p / 2 for p in logprobs),
         generation_indices=tuple(draws),
         finish_reason=reason,
+        is_greedy=False,
     )
 
 
@@ -82,6 +85,7 @@ def enumerated(
             token_logprobs_sampling=(math.log(probability) / max(1, len(ids)),) * len(ids),
             generation_indices=(),
             finish_reason="stop" if STOP in decode(tokenizer, ids) else "length",
+            is_greedy=False,
         )
         for ids, (_, probability) in zip(all_ids, found, strict=True)
     ]
@@ -109,7 +113,7 @@ def assembled(
     by_id = {q.id: q for q in queries}
     texts = {(c.prompt_id, c.text) for c in distinct_completions(samples)}
     by_key = {plan.question(by_id[p], text).key: verdicts.get(text, EQUIVALENT) for p, text in texts}
-    return plan, assemble(plan, samples, by_key, tokenizer)
+    return plan, assemble(plan, samples, by_key, tokenizer, PROVENANCE)
 
 
 def figures_of(plan: DatasetPlan, *parts: AssembledDataset) -> DatasetStatistics:
@@ -327,7 +331,7 @@ def test_rows_without_deduplication_hold_what_their_own_draw_drew(tokenizer: Pre
 
 def test_a_completion_without_a_verdict_stops_the_job_and_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(JobStopped, match="no verdict is stored for completion ' Grace' of 'tokyo'"):
-        assemble(plan_of([TOKYO]), [drawn(tokenizer, " Grace", [0])], {}, tokenizer)
+        assemble(plan_of([TOKYO]), [drawn(tokenizer, " Grace", [0])], {}, tokenizer, PROVENANCE)
 
 
 def test_metadata_travels_as_json_beside_the_source(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -335,6 +339,58 @@ def test_metadata_travels_as_json_beside_the_source(tokenizer: PreTrainedTokeniz
     _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0], of=it)], {}, [it])
     assert dataset.rows[0]["metadata"] == {"source_dataset": "s"}
     assert json.loads(dataset.rows[0]["metadata_json"]) == {"topic": ["é", 1], "none": None}
+
+
+def labelled(row: dict[str, Any]) -> list[int]:
+    return [label for label in row["labels"] if label != -100]
+
+
+def of_query(rows: Sequence[dict[str, Any]], of: Query) -> list[dict[str, Any]]:
+    return [row for row in rows if row["prompt_id"] == of.id]
+
+
+def check_weights(dataset: AssembledDataset, queries: Sequence[Query]) -> None:
+    for rows in (of_query(dataset.rows, of) for of in queries):
+        if rows:
+            assert math.fsum(row["weight"] for row in rows) == pytest.approx(1, abs=1e-12)
+        drawn_rows = [row for row in rows if row["logprob"] is not None]
+        for row in drawn_rows:
+            ratio = math.exp(row["logprob"] - drawn_rows[0]["logprob"])
+            assert row["weight"] == pytest.approx(drawn_rows[0]["weight"] * ratio)
+        for row in rows:
+            own = labelled(row)
+            longer = [other["id"] for other in rows if labelled(other)[: len(own)] == own != labelled(other)]
+            assert row["is_prefix_of"] == (longer[0] if longer else None)
+
+
+def check_exclusive(dataset: AssembledDataset, exclusive: AssembledDataset, queries: Sequence[Query]) -> None:
+    """Prefix-free, with all draws, and otherwise as it was."""
+    assert exclusive.rejects == dataset.rejects and exclusive.left_out == dataset.left_out
+    before = {row["id"]: row for row in dataset.rows}
+    changed = dict.fromkeys(("sample_count", "weight", "is_prefix_of"))
+    for of in queries:
+        rows, all_rows = of_query(exclusive.rows, of), of_query(dataset.rows, of)
+        assert [before[row["id"]] | changed for row in rows] == [row | changed for row in rows]
+        assert all(row["is_prefix_of"] is None for row in rows)
+        starts = [labelled(row) for row in rows]
+        assert not any(a != b and a[: len(b)] == b for a in starts for b in starts)
+        assert sum(row["sample_count"] for row in rows) == sum(row["sample_count"] for row in all_rows)
+        assert all(any(labelled(row)[: len(start)] == start for start in starts) for row in all_rows)
+    check_weights(exclusive, queries)
+
+
+def check_a_row_per_draw(dataset: AssembledDataset, per_draw: AssembledDataset) -> None:
+    """The rows of a completion together weigh what its one row does."""
+    shares: dict[tuple[str, str], list[float]] = {}
+    for row in per_draw.rows:
+        shares.setdefault((row["prompt_id"], row["completion"]), []).append(row["weight"])
+    weights = {(row["prompt_id"], row["completion"]): row["weight"] for row in dataset.rows}
+    counts = {(row["prompt_id"], row["completion"]): row["sample_count"] for row in dataset.rows}
+    assert shares.keys() <= weights.keys()
+    if not per_draw.left_out and not dataset.left_out:
+        for of, some in shares.items():
+            assert len(some) == counts[of] and len(set(some)) == 1
+            assert math.fsum(some) == pytest.approx(weights[of])
 
 
 _TEXTS = st.text("Grace Milerã日\n,", min_size=1, max_size=6)
@@ -384,12 +440,20 @@ def test_whatever_is_drawn_and_judged_rows_decode_and_counts_add_up(
     assert statistics.num_unique == statistics.num_graded + statistics.num_ungraded
     counted = sum(row["sample_count"] for row in [*dataset.rows, *dataset.left_out, *dataset.non_equivalent])
     assert counted == statistics.num_draws
+    assert [reject["generated_completion"] for reject in dataset.non_equivalent] == [
+        reject["completion"] for reject in dataset.rejects
+    ]
+    check_weights(dataset, queries)
+    check_exclusive(dataset, assembled(tokenizer, samples, verdicts, queries, exclusive=True)[1], queries)
+    check_a_row_per_draw(dataset, assembled(tokenizer, samples, verdicts, queries, deduplicate=False)[1])
     parts = [
         assembled(tokenizer, [s for s in samples if s.prompt_id == q.id], verdicts, [q], num_generations=num_draws)[1]
         for q in queries
     ]
     assert [row for part in parts for row in part.rows] == dataset.rows
     assert [row for part in parts for row in part.left_out] == dataset.left_out
+    assert [row for part in parts for row in part.rejects] == dataset.rejects
+    assert [prompt for part in parts for prompt in part.prompts] == dataset.prompts
     assert figures_of(plan, *parts) == statistics, "a dataset may be assembled query by query"
     shuffled = data.draw(st.permutations(samples))
     assert assembled(tokenizer, shuffled, verdicts, queries)[1].rows == dataset.rows

@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from evalgen import eval_dataset
+from evalgen import eval_dataset, parquet_rows
 from evalgen.errors import InputError
 from evalgen.eval_dataset import FEATURES, EvalDataset, EvalDatasetWriter
 from evalgen.eval_functions import eval_accuracy_and_loss
@@ -47,6 +47,8 @@ def test_the_files_are_those_of_the_contract(saved: Path) -> None:
         "eval_dataset",
         "eval_functions.pkl",
         "non_equivalent_completions.json",
+        "non_equivalent_completions.parquet",
+        "prompts.parquet",
     }
     assert {path.name for path in (saved / "eval_dataset").iterdir()} == {
         "dataset_info.json",
@@ -57,14 +59,117 @@ def test_the_files_are_those_of_the_contract(saved: Path) -> None:
     assert (saved / "eval_dataset" / "data" / "0000.parquet").is_file()
 
 
+TEXT, INTEGER, REAL = pa.string(), pa.int64(), pa.float64()
+COLUMNS = {
+    "id": TEXT,
+    "prompt_id": TEXT,
+    "prompt": TEXT,
+    "completion": TEXT,
+    "generation_idx": INTEGER,
+    "metadata": pa.struct([("source_dataset", TEXT)]),
+    "input_ids": pa.list_(INTEGER),
+    "labels": pa.list_(INTEGER),
+    "attention_mask": pa.list_(INTEGER),
+    "reference_completion": TEXT,
+    "raw_completion": TEXT,
+    "sample_count": INTEGER,
+    "num_samples": INTEGER,
+    "logprob": REAL,
+    "logprob_sampling": REAL,
+    "num_completion_tokens": INTEGER,
+    "weight": REAL,
+    "is_prefix_of": TEXT,
+    "token_ids": pa.list_(pa.int32()),
+    "token_logprobs": pa.list_(pa.float32()),
+    "tokens_as_drawn": pa.bool_(),
+    "finish_reason": TEXT,
+    "grader_model": TEXT,
+    "grader_reasoning": TEXT,
+    "run": TEXT,
+    "checkpoint": TEXT,
+    "weights_digest": TEXT,
+    "tokenizer_digest": TEXT,
+    "grader_digest": TEXT,
+    "metadata_json": TEXT,
+}
+
+
+@pytest.mark.parametrize("file", ["eval_dataset/data/0000.parquet", "non_equivalent_completions.parquet"])
+def test_the_schema_of_rows_and_rejects_is_this(file: str, saved: Path) -> None:
+    schema = pq.read_schema(saved / file)
+    assert dict(zip(schema.names, schema.types, strict=True)) == COLUMNS and schema.names == list(COLUMNS)
+    assert schema.names[:9] == FIRST_COLUMNS + TOKEN_COLUMNS and not FORBIDDEN & set(schema.names)
+    assert b"huggingface" not in (schema.metadata or {})
+
+
 def test_columns_stand_in_order_with_their_types(saved: Path) -> None:
     dataset = load_from_disk(str(saved / "eval_dataset"))
-    assert dataset.column_names[:9] == FIRST_COLUMNS + TOKEN_COLUMNS
+    assert dataset.column_names == list(COLUMNS)
+    assert dataset.features == FEATURES
     assert dataset.features["generation_idx"] == Value("int64")
     assert dataset.features["metadata"] == {"source_dataset": Value("string")}
     assert all(dataset.features[name] == List(Value("int64")) for name in TOKEN_COLUMNS)
-    assert dataset.features == FEATURES and not FORBIDDEN & set(dataset.column_names)
     assert dataset["id"][:] == ["b_gen_0", "b_gen_1", "b_gen_2", "a_gen_0", "a_gen_1", "a_gen_2"]
+
+
+def test_the_schema_of_prompts_is_this(saved: Path) -> None:
+    schema = pq.read_schema(saved / "prompts.parquet")
+    assert list(zip(schema.names, map(str, schema.types), strict=True)) == [
+        ("prompt_id", "string"),
+        ("prompt", "string"),
+        ("reference_completion", "string"),
+        ("num_draws", "int64"),
+        ("num_unique", "int64"),
+        ("num_equivalent", "int64"),
+        ("num_not_equivalent", "int64"),
+        ("num_ungraded", "int64"),
+        ("num_variations", "int64"),
+        ("equivalent_draw_share", "double"),
+        ("seen_mass", "double"),
+        ("equivalent_mass", "double"),
+        ("seen_mass_sampling", "double"),
+        ("equivalent_mass_sampling", "double"),
+        ("semantic_entropy", "double"),
+        ("semantic_entropy_lower", "double"),
+        ("unseen_mass", "double"),
+        ("greedy_completion", "string"),
+        ("greedy_verdict", "string"),
+        ("covered_mass", "double"),
+    ]
+    assert b"huggingface" not in (schema.metadata or {})
+
+
+def test_rejects_and_prompts_are_written_beside_the_rows(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, " Grace", [0, 1]), drawn(tokenizer, " x", [2]), drawn(tokenizer, " y", [3], "eos")]
+    _, dataset = assembled(tokenizer, samples, {" x": WRONG, " y": WRONG})
+    path = Experiment(tmp_path).write_dataset("sampled_x", [dataset])
+    rejects = pq.read_table(path / "non_equivalent_completions.parquet").to_pylist()
+    assert rejects == dataset.rejects and [row["completion"] for row in rejects] == [" x", " y"]
+    (prompt,) = pq.read_table(path / "prompts.parquet").to_pylist()
+    assert prompt == asdict(dataset.prompts[0]) and prompt["num_draws"] == 4
+    both = concatenate_datasets([EvalDataset.load(path).dataset, Dataset.from_list(rejects, features=FEATURES)])
+    assert both["completion"][:] == [" Grace", " x", " y"]
+
+
+def test_what_is_to_be_written_after_the_rows_finds_them_and_is_part_of_the_whole(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0])], {})
+    experiment = Experiment(tmp_path)
+
+    def write_card(directory: Path) -> None:
+        (directory / "card").write_text(str(len(EvalDataset.load(directory).dataset)))
+
+    path = experiment.write_dataset("sampled_x", [dataset], then=write_card)
+    assert (path / "card").read_text() == "1"
+
+    def fail(directory: Path) -> None:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        experiment.write_dataset("sampled_x", [], then=fail)
+    assert [found.name for found in experiment.datasets.iterdir()] == ["sampled_x"]
+    assert (path / "card").read_text() == "1", "the older one is whole"
 
 
 def test_the_parquet_file_has_the_same_rows_and_no_hugging_face_metadata(saved: Path) -> None:
@@ -258,9 +363,9 @@ def files_of(directory: Path) -> dict[str, bytes]:
 def test_equal_rows_make_equal_files_however_they_are_handed_over(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eval_dataset, "GROUP_ROWS", 20)
+    monkeypatch.setattr(parquet_rows, "GROUP_ROWS", 20)
     monkeypatch.setattr(eval_dataset, "BATCH_ROWS", 10)
-    monkeypatch.setattr(eval_dataset, "LOOSE_ROWS", 3)
+    monkeypatch.setattr(parquet_rows, "LOOSE_ROWS", 3)
     rows = rows_of(tokenizer, 47)
     for name, sizes in {"at once": [47], "one by one": [1] * 47, "uneven": [0, 3, 19, 0, 25]}.items():
         start = 0

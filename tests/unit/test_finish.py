@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,15 +17,18 @@ from evalgen.errors import JobStopped
 from evalgen.eval_dataset import EvalDataset
 from evalgen.experiment import Experiment
 from evalgen.finish import DAMAGED, write_datasets
+from evalgen.grading.grader_digest import grader_digest
 from evalgen.job import DatasetPlan
 from evalgen.records import GraderSpec
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
+from evalgen.tokenization import load_tokenizer, tokenizer_digest
 from evalgen.unit_store import UnitStore
 from evalgen.units import plan_units
 from evalgen.verdict_store import VerdictStore
 from tests.benchmarks.scale_stores import COST, SampleRule, ScaleJob, grade, sample
 from tests.unit.test_eval_dataset import files_of
+from tests.unit.test_regrading import all_of, judge
 from tests.unit.test_unit_store import damage
 
 NUM_PROMPTS, NUM_DRAWS, NUM_DISTINCT = 9, 40, 23
@@ -175,9 +179,99 @@ def test_a_verdict_that_is_missing_stops_the_job_and_leaves_the_older_dataset(
     check_same(experiment, undisturbed)
 
 
-def _tokenizer(plan: DatasetPlan) -> Any:
-    from evalgen.tokenization import load_tokenizer
+def test_every_row_says_what_it_was_made_from(tmp_path: Path) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    sample_from(experiment, plan, "a" * 64)
+    finish(experiment, plan)
+    rows = [
+        *EvalDataset.load(experiment.datasets / plan.name).dataset.to_list(),
+        *pq.read_table(experiment.datasets / plan.name / "non_equivalent_completions.parquet").to_pylist(),
+    ]
+    assert len(rows) == NUM_PROMPTS * (NUM_DISTINCT - 1)
+    expected = ("a" * 64, tokenizer_digest(_tokenizer(plan)), grader_digest(plan.grader))
+    assert {(row["weights_digest"], row["tokenizer_digest"], row["grader_digest"]) for row in rows} == {expected}
 
+
+def test_there_is_a_row_for_each_prompt_that_the_dataset_has_in_query_order(tmp_path: Path, undisturbed: Path) -> None:
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    prompts = pq.read_table(Experiment(undisturbed).datasets / plan.name / "prompts.parquet").to_pylist()
+    assert [(row["prompt_id"], row["prompt"]) for row in prompts] == [(q.id, q.prompt) for q in plan.queries]
+    assert {row["num_draws"] for row in prompts} == {NUM_DRAWS}
+    assert {row["num_unique"] for row in prompts} == {NUM_DISTINCT}
+    shutil.copytree(undisturbed, tmp_path / "e")
+    experiment = Experiment(tmp_path / "e")
+    finish(experiment, plan, {plan.name: {"q3": "lost"}})
+    partial = pq.read_table(experiment.datasets / f"{plan.name}.partial" / "prompts.parquet").to_pylist()
+    assert partial == [row for row in prompts if row["prompt_id"] != "q3"]
+
+
+def test_a_checkpoint_that_was_changed_stops_the_job_until_the_files_of_one_of_them_are_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    sample_from(experiment, with_draws(plan, 15), "a" * 64)
+    finish(experiment, with_draws(plan, 15))
+    before = files_of(experiment.datasets)
+    sample_from(experiment, plan, "b" * 64)
+    samples = files_of(experiment.samples)
+    with pytest.raises(JobStopped, match=f"{plan.name}: none was changed between parts of this job"):
+        finish(experiment, plan)
+    assert files_of(experiment.datasets) == before and files_of(experiment.samples) == samples
+    (line,) = [it.getMessage() for it in caplog.records if "a" * 64 in it.getMessage()]
+    named = line.rpartition(": ")[2].split()
+    assert named and all((experiment.samples / name).exists() for name in named)
+    for name in named:
+        (experiment.samples / name).unlink()
+    sample_from(experiment, plan, "b" * 64)
+    finish(experiment, plan)
+    assert set(EvalDataset.load(experiment.datasets / plan.name).dataset["weights_digest"]) == {"b" * 64}
+
+
+def test_samples_of_an_older_version_do_not_say_their_weights_nor_which_was_greedy(
+    tmp_path: Path, undisturbed: Path
+) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    store, rule = UnitStore(experiment.samples), SampleRule(_tokenizer(plan), NUM_DISTINCT)
+    for unit in plan_units([plan], 2):
+        store.save(unit, rule.samples(unit).drop_columns("is_greedy"), COST)
+    store.close()
+    finish(experiment, plan)
+    check_same(experiment, undisturbed)  # in which nothing is greedy
+    path = experiment.datasets / plan.name
+    assert set(EvalDataset.load(path).dataset["weights_digest"]) == {""}
+    assert {row["greedy_completion"] for row in pq.read_table(path / "prompts.parquet").to_pylist()} == {None}
+
+
+def test_a_dataset_made_exclusive_has_the_same_samples_verdicts_and_draws(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "e")
+    experiment = Experiment(tmp_path / "e")
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    lenient = replace(plan, grader=GraderSpec(model="offline/exact", instructions="anything goes, as it is"))
+    judge(experiment, lenient, all_of("equivalent"))
+    write_datasets(experiment, [lenient], {}, Timings())
+    rows = EvalDataset.load(experiment.datasets / plan.name).dataset.to_list()
+    stored = files_of(experiment.samples), files_of(experiment.verdicts)
+    exclusively = replace(lenient, settings=plan.settings.model_copy(update={"exclusive": True}))
+    (figures,), _ = write_datasets(experiment, [exclusively], {}, Timings())
+    assert (files_of(experiment.samples), files_of(experiment.verdicts)) == stored
+    exclusive = EvalDataset.load(experiment.datasets / plan.name).dataset.to_list()
+    assert len(rows) == NUM_PROMPTS * NUM_DISTINCT
+    assert figures.num_items == len(exclusive) == len(rows) - NUM_PROMPTS, "of the reference and it and a newline one"
+    assert sum(row["sample_count"] for row in exclusive) == sum(row["sample_count"] for row in rows)
+    for prompt_id in {row["prompt_id"] for row in exclusive}:
+        weights = [row["weight"] for row in exclusive if row["prompt_id"] == prompt_id]
+        assert sum(weights) == pytest.approx(1, abs=1e-12)
+
+
+def sample_from(experiment: Experiment, plan: DatasetPlan, weights_digest: str) -> None:
+    """Stores what is not stored yet, sampled from these weights."""
+    store, rule = UnitStore(experiment.samples), SampleRule(_tokenizer(plan), NUM_DISTINCT)
+    for unit in plan_units([plan], 2, store.ranges()):
+        store.save(unit, rule.samples(unit), replace(COST, weights_digest=weights_digest))
+    store.close()
+
+
+def _tokenizer(plan: DatasetPlan) -> Any:
     return load_tokenizer(plan.checkpoint.tokenizer_path)
 
 

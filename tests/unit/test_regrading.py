@@ -355,4 +355,5 @@ def test_help_loads_neither_torch_nor_ray(tmp_path: Path) -> None:
     assert done.stdout.endswith("loaded []\n")
     for flag in ("experiment", "grader_model", "grader_config_path", "experiment_name", "max_connections"):
         assert f"--{flag} " in done.stdout
-    assert "--temperature" not in done.stdout and "--num_replicas" not in done.stdout
+    for flag in ("temperature", "num_replicas", "deduplicate", "exclusive"):
+        assert f"--{flag}" not in done.stdout

@@ -52,6 +52,7 @@ def test_the_flags_of_the_first_job_may_be_given_again(tmp_path: Path) -> None:
         ("num_gpus_per_replica", "2"),
         ("generation_batch_size", "1"),
         ("deduplicate", "false"),
+        ("exclusive", "true"),
         ("logging_type", "stdout"),
     ],
 )

@@ -57,6 +57,14 @@ def test_a_drawn_set_has_draws_and_no_covered_mass(tokenizer: PreTrainedTokenize
     assert figures.covered_mass is None and tokyo.covered_mass is None
 
 
+def test_rows_that_had_to_be_encoded_again_are_counted(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, " Grace Miller", [0, 1]), drawn(tokenizer, " x", [2])]
+    figures, _ = figures_of(tokenizer, samples, {" Grace Miller": trimmed(" Grace Mille")})
+    assert (figures.num_items, figures.num_reencoded) == (2, 1)
+    figures, _ = figures_of(tokenizer, samples, {})
+    assert (figures.num_items, figures.num_reencoded) == (2, 0)
+
+
 def test_a_draw_that_is_missing_is_noticed(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(AssertionError, match="1 draws, expected 2"):
         figures_of(tokenizer, [drawn(tokenizer, " Grace", [0])], {}, num_generations=2)
