@@ -1,0 +1,194 @@
+"""A real HTTP server on loopback that speaks enough of the Hub's API for its real client to make repositories.
+
+Start it by ``with HubApi() as hub:`` and give a process ``hub.environment``: it has the endpoint, and a token. Large
+files go the way of Git LFS, as on the Hub for clients without Xet. Faults are set as attributes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+TOKEN = "hf_testTokenThatNobodyMaySee"
+LFS_SUFFIXES = (".parquet", ".arrow")
+COMMIT = "0" * 40
+
+
+@dataclass
+class Repository:
+    """What the Hub has of a repository."""
+
+    private: bool
+    files: dict[str, bytes] = field(default_factory=dict)
+    num_commits: int = 0
+
+
+class HubApi:
+    """The server and what it holds."""
+
+    def __init__(self) -> None:
+        self.begin_anew()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+
+    def begin_anew(self) -> None:
+        """Forgets everything, faults included."""
+        self.repositories: dict[str, Repository] = {}
+        self.blobs: dict[str, bytes] = {}  # by SHA-256, as LFS has them
+        self.num_requests = 0
+        self.role = "write"  # what the token may do
+        self.num_outages = 0  # uploads of files that fail before one succeeds
+        self.refuses_commits = False
+        self.is_away = False  # connections end without an answer
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+
+    def __enter__(self) -> HubApi:
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: HubApi
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = urlsplit(self.path).path
+        self.hub.num_requests += 1
+        if self.hub.is_away:
+            self.close_connection = True
+            return None
+        if path.startswith("/blobs/"):
+            return self._put_blob(path.removeprefix("/blobs/"), body)
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self._reply(401, {"error": "Invalid credentials"})
+        for method, pattern, answer in _ROUTES:
+            if method == self.command and (match := re.fullmatch(pattern, path)):
+                return answer(self, body, *match.groups())
+        return self._reply(404, {"error": f"not spoken here: {self.command} {path}"})
+
+    def _reply(self, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _put_blob(self, oid: str, body: bytes) -> None:
+        if self.hub.num_outages:
+            self.hub.num_outages -= 1
+            return self._reply(503, {"error": "try again"})
+        assert hashlib.sha256(body).hexdigest() == oid
+        self.hub.blobs[oid] = body
+        return self._reply(200, {})
+
+    def who_am_i(self, _: bytes) -> None:
+        access = {"displayName": "test", "role": self.hub.role}
+        self._reply(200, {"name": "user", "auth": {"type": "access_token", "accessToken": access}})
+
+    def create(self, body: bytes) -> None:
+        wanted = json.loads(body)
+        assert wanted["type"] == "dataset"
+        name = f"{wanted.get('organization') or 'user'}/{wanted['name']}"
+        if name in self.hub.repositories:
+            return self._reply(409, {"error": "exists", "url": f"{self.hub.endpoint}/datasets/{name}"})
+        private = wanted.get("private") is True or wanted.get("visibility") == "private"
+        self.hub.repositories[name] = Repository(private=private)
+        return self._reply(200, {"url": f"{self.hub.endpoint}/datasets/{name}", "name": name})
+
+    def validate_yaml(self, body: bytes) -> None:
+        assert json.loads(body)["repoType"] == "dataset"
+        self._reply(200, {"errors": [], "warnings": []})
+
+    def tree(self, _: bytes, name: str) -> None:
+        files = self.hub.repositories[name].files
+        entries = [
+            {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+            for path, content in files.items()
+        ]
+        self._reply(200, entries)
+
+    def info(self, _: bytes, name: str) -> None:
+        siblings = [{"rfilename": path} for path in self.hub.repositories[name].files]
+        self._reply(200, {"id": name, "sha": COMMIT, "private": True, "siblings": siblings, "tags": [], "downloads": 0})
+
+    def preupload(self, body: bytes, name: str) -> None:
+        assert name in self.hub.repositories
+        files = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular",
+                "shouldIgnore": False,
+            }
+            for file in json.loads(body)["files"]
+        ]
+        self._reply(200, {"files": files})
+
+    def lfs_batch(self, body: bytes, name: str) -> None:
+        assert name in self.hub.repositories
+        objects = [
+            {**each, "actions": {"upload": {"href": f"{self.hub.endpoint}/blobs/{each['oid']}?signature=secret"}}}
+            for each in json.loads(body)["objects"]
+        ]
+        self._reply(200, {"transfer": "basic", "objects": objects})
+
+    def commit(self, body: bytes, name: str) -> None:
+        if self.hub.refuses_commits:
+            return self._reply(403, {"error": f"Forbidden: {self.hub.endpoint}/x?signature=secret {TOKEN}"})
+        repository = self.hub.repositories[name]
+        for line in body.splitlines():
+            operation = json.loads(line)
+            value = operation["value"]
+            if operation["key"] == "file":
+                repository.files[value["path"]] = base64.b64decode(value["content"])
+            elif operation["key"] == "lfsFile":
+                repository.files[value["path"]] = self.hub.blobs[value["oid"]]
+            elif operation["key"] == "deletedFile":
+                del repository.files[value["path"]]
+        repository.num_commits += 1
+        url = f"{self.hub.endpoint}/datasets/{name}/commit/{COMMIT}"
+        return self._reply(200, {"commitUrl": url, "commitOid": COMMIT})
+
+
+_NAME = r"([\w.-]+/[\w.-]+)"
+_ROUTES: tuple[tuple[str, str, Any], ...] = (
+    ("GET", "/api/whoami-v2", _Handler.who_am_i),
+    ("POST", "/api/repos/create", _Handler.create),
+    ("POST", "/api/validate-yaml", _Handler.validate_yaml),
+    ("GET", f"/api/datasets/{_NAME}", _Handler.info),
+    ("GET", f"/api/datasets/{_NAME}/revision/main", _Handler.info),
+    ("GET", f"/api/datasets/{_NAME}/tree/main", _Handler.tree),
+    ("POST", f"/api/datasets/{_NAME}/preupload/main", _Handler.preupload),
+    ("POST", f"/datasets/{_NAME}.git/info/lfs/objects/batch", _Handler.lfs_batch),
+    ("POST", f"/api/datasets/{_NAME}/commit/main", _Handler.commit),
+)
