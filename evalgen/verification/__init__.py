@@ -1,0 +1,1 @@
+"""Whether a dataset on disk is what it says: everything that a reader can check, from its files and what made it."""
