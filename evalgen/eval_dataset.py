@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
-import pickletools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +16,12 @@ from datasets import Dataset, Features, List, Value, load_from_disk
 from evalgen.errors import InputError
 from evalgen.eval_functions import eval_accuracy_and_loss
 from evalgen.files import sha256_of
+from evalgen.function_pickle import EvalFunction, load_functions, save_functions
 from evalgen.parquet_rows import GroupedRows
 
+FUNCTIONS_FILE = "eval_functions.pkl"
 ARROW_FILE = "data-00000-of-00001.arrow"
 BATCH_ROWS = 1000  # of the Arrow file: what a reader of one row has to look at, as in what datasets writes
-EvalFunction = Callable[..., dict[str, Any]]
 
 # The first nine are binding for downstream, in names, types and order.
 FEATURES = Features(
@@ -80,14 +78,18 @@ class EvalDataset:
         """Reads what `save` wrote.
 
         Raises:
-            InputError: nothing there, or an eval_functions.pkl that refers to anything but functions of evalgen.
+            InputError: nothing there, files that are damaged, or an eval_functions.pkl that refers to anything but
+                functions of evalgen.
         """
         directory = Path(directory)
         if not (directory / "eval_dataset").is_dir():
             raise InputError(f"{directory} is no evaluation dataset: it has no eval_dataset/")
-        dataset = load_from_disk(str(directory / "eval_dataset"))
+        try:
+            dataset = load_from_disk(str(directory / "eval_dataset"))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise InputError(f"{directory / 'eval_dataset'} cannot be read: {' '.join(str(error).split())}") from error
         assert isinstance(dataset, Dataset)
-        return cls(dataset, _load_functions(directory / "eval_functions.pkl"))
+        return cls(dataset, load_functions(directory / FUNCTIONS_FILE))
 
 
 class EvalDatasetWriter:
@@ -107,7 +109,7 @@ class EvalDatasetWriter:
         no_rows = Dataset.from_dict({name: [] for name in features}, features=features)
         no_rows.save_to_disk(str(self._path), num_shards=1)
         (self._path / "data").mkdir(exist_ok=True)
-        (directory / "eval_functions.pkl").write_bytes(pickle.dumps(list(eval_functions)))
+        save_functions(directory / FUNCTIONS_FILE, eval_functions)
         self._arrow = pa.ipc.new_stream(str(self._path / ARROW_FILE), features.arrow_schema)
         self._metadata = features.arrow_schema.metadata
         self._parquet = pq.ParquetWriter(self._path / "data" / "0000.parquet", features.arrow_schema.remove_metadata())
@@ -143,44 +145,3 @@ class EvalDatasetWriter:
         state = json.loads(path.read_text(encoding="utf-8"))
         state["_fingerprint"] = sha256_of(self._path / ARROW_FILE)[:16]
         path.write_text(json.dumps(state, indent=2, sort_keys=True), encoding="utf-8")
-
-
-class _FunctionsOnly(pickle.Unpickler):
-    """Resolves our own functions by name and nothing else: a pickle of someone else's is their code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (eval_accuracy_and_loss.__module__, eval_accuracy_and_loss.__name__):
-            return eval_accuracy_and_loss
-        raise InputError(
-            f"eval_functions.pkl refers to {module}.{name}, which is not a function of evalgen: not loaded"
-        )
-
-
-# What reading and unpickling arbitrary bytes can raise.
-_PICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    OSError,
-    EOFError,
-    ValueError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-)
-# A list, names, and references to be resolved: nothing that calls, builds or sets anything.
-_OPCODES = {"PROTO", "FRAME", "EMPTY_LIST", "MEMOIZE", "MARK", "APPEND", "APPENDS", "STOP"}
-_OPCODES |= {"SHORT_BINUNICODE", "BINUNICODE", "STACK_GLOBAL", "GLOBAL", "BINPUT", "BINGET"}
-
-
-def _load_functions(path: Path) -> list[EvalFunction]:
-    try:
-        content = path.read_bytes()
-        for opcode, _, _ in pickletools.genops(content):
-            if opcode.name not in _OPCODES:
-                raise InputError(f"{path} is not a list of functions (it has a {opcode.name}): not loaded")
-        functions = _FunctionsOnly(io.BytesIO(content)).load()
-    except _PICKLE_ERRORS as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
-    if not isinstance(functions, list) or any(function is not eval_accuracy_and_loss for function in functions):
-        raise InputError(f"{path} does not hold a list of functions of evalgen: not loaded")
-    return functions
