@@ -132,4 +132,5 @@ def _not_kept(it: Judged) -> dict[str, Any]:
         "generation_idx": it.completion.generation_idx,
         "sample_count": it.completion.sample_count,
         "logprob": max(sample.logprob for sample in it.completion.samples),
+        "logprob_sampling": max(sample.logprob_sampling for sample in it.completion.samples),
     }
