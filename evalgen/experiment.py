@@ -106,6 +106,11 @@ class Experiment:
         return self.directory / "experiment.log"
 
     @property
+    def page(self) -> Path:
+        """The report, for people."""
+        return self.directory / "report.html"
+
+    @property
     def samples(self) -> Path:
         return self.directory / "samples"
 

@@ -1,20 +1,58 @@
-"""The log of a job: warnings on the terminal, everything in `experiment.log`."""
+"""The log of a job: warnings on the terminal, once each; everything in `experiment.log`, one line for each event.
+
+A line is `<UTC time> <LEVEL> <message> key=value ...`; values with spaces or quotes are JSON strings. What happens in
+other processes comes as `Event`s.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.handlers
 import sys
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+LOG_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
+DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"
+MOST_WARNINGS = 3  # of one kind that the terminal shows
+MOST_EVENTS = 1_000  # kept until they are fetched
+
+log = logging.getLogger(__name__)
+
+
+def fields(**values: Any) -> Mapping[str, Any]:
+    """For `extra=` of a logging call: what stands behind its message as key=value."""
+    return {"fields": values}
+
+
+class LineFormatter(logging.Formatter):
+    """One line, whatever the message has in it, with its `fields`."""
+
+    def __init__(self, format: str = LOG_FORMAT) -> None:
+        super().__init__(format, DATE_FORMAT)
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        parts = [super().format(record)]
+        parts += [f"{name}={_value_text(value)}" for name, value in getattr(record, "fields", {}).items()]
+        return " ".join(" ".join(parts).splitlines())
+
+
+def _value_text(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c in text for c in ' "=\n') else text
 
 
 class JobLog:
     """Collects log records from the start, and sends them to `experiment.log` once there is one.
 
-    Warnings go to the terminal as well; with `stdout`, everything does.
+    Warnings go to the terminal as well, each text once and few of a kind; with `stdout`, everything does.
     """
 
     def __init__(self) -> None:
@@ -23,11 +61,7 @@ class JobLog:
         self._logger.propagate = False
         # Flushed by us alone: what is logged before the directory exists must reach the file too.
         self._memory = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
-        self._terminal = logging.StreamHandler(sys.stderr)
-        self._terminal.setLevel(logging.WARNING)
-        # An error ends the job, and is the last line of it: the driver prints that one.
-        self._terminal.addFilter(lambda record: record.levelno < logging.ERROR)
-        self._terminal.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        self._terminal = _Terminal()
         self._file: logging.FileHandler | None = None
         self._handlers: Sequence[logging.Handler] = (self._memory, self._terminal)
         for handler in self._handlers:
@@ -36,15 +70,14 @@ class JobLog:
     def open(self, path: Path, to_stdout: bool) -> None:
         """Begins the file with everything logged so far."""
         file = logging.FileHandler(path, encoding="utf-8")
-        file.setFormatter(logging.Formatter(LOG_FORMAT))
+        file.setFormatter(LineFormatter())
         self._memory.setTarget(file)
         self._memory.flush()
         self._logger.removeHandler(self._memory)
         self._logger.addHandler(file)
         self._file = file
         if to_stdout:
-            self._terminal.setStream(sys.stdout)
-            self._terminal.setLevel(logging.INFO)
+            self._terminal.show_all()
 
     def __enter__(self) -> JobLog:
         return self
@@ -55,3 +88,93 @@ class JobLog:
         for handler in (*self._handlers, *([self._file] if self._file else [])):
             self._logger.removeHandler(handler)
             handler.close()
+
+
+class _Terminal(logging.Handler):
+    """Looks up the stream for each line: a live view puts its own in the place of `sys.stderr`, and prints above it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.setFormatter(LineFormatter("%(levelname)s: %(message)s"))
+        self._to_stdout = False
+        self._said: dict[str, set[str]] = {}  # warnings, by kind
+
+    def show_all(self) -> None:
+        self._to_stdout = True
+        self.setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # An error ends the job, and is the last line of it: the driver prints that one.
+        if record.levelno >= logging.ERROR:
+            return
+        try:
+            line = self.format(record)
+            if record.levelno >= logging.WARNING:
+                said = self._said.setdefault(getattr(record, "kind", str(record.msg)), set())
+                if record.getMessage() in said or len(said) == MOST_WARNINGS:
+                    return
+                said.add(record.getMessage())
+                line += " (experiment.log has more like this)" if len(said) == MOST_WARNINGS else ""
+            stream = sys.stdout if self._to_stdout else sys.stderr
+            stream.write(line + "\n")
+            stream.flush()
+        except Exception:  # as every handler of `logging`: a log that cannot be written stops nothing
+            self.handleError(record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A log record of another process."""
+
+    level: int
+    message: str  # in one line
+    actor: str  # whose it is
+    kind: str  # the message before its values stood in it
+
+
+class EventHandler(logging.Handler):
+    """Hands each record of `evalgen.*` on as an event."""
+
+    def __init__(self, actor: str, hand_on: Callable[[Event], object], level: int = logging.INFO) -> None:
+        super().__init__(level)
+        self.setFormatter(LineFormatter("%(message)s"))
+        self._actor, self._hand_on = actor, hand_on
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            message, kind = self.format(record), str(record.msg)
+            self._hand_on(Event(level=record.levelno, message=message, actor=self._actor, kind=kind))
+        except Exception:  # as above
+            self.handleError(record)
+
+
+def log_in_process(handler: logging.Handler) -> None:
+    """Sends the records of `evalgen.*` in a process that is not the driver's to `handler`, and to its own stderr."""
+    logger = logging.getLogger("evalgen")
+    logger.setLevel(logging.INFO)
+    own = logging.StreamHandler()
+    own.setFormatter(LineFormatter())
+    for each in (handler, own):
+        logger.addHandler(each)
+
+
+class EventList:
+    """The last events of a process."""
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
+        self.num_added = 0
+
+    def add(self, event: Event) -> None:
+        self._events.append(event)
+        self.num_added += 1
+
+    def since(self, num_known: int) -> tuple[Event, ...]:
+        """Those after the first `num_known`, as far as they are kept."""
+        num_new = min(len(self._events), self.num_added - num_known)
+        return tuple(self._events)[len(self._events) - num_new :] if num_new > 0 else ()
+
+
+def log_event(event: Event) -> None:
+    """Into this process's log."""
+    log.log(event.level, "%s", event.message, extra={"fields": {"actor": event.actor}, "kind": event.kind})

@@ -7,16 +7,19 @@ that is known of time are the seconds that finished units report.
 
 from __future__ import annotations
 
+import logging
 from bisect import insort_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Literal, NamedTuple
 
-from evalgen.records import SamplingUnit
+from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.unit_store import SamplingCost
 from evalgen.units import estimated_cost
+
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # of a unit
 MAX_UNITS_FAILED = 2  # on one device: once the unit may be to blame
@@ -29,6 +32,18 @@ class FailedUnit:
     unit: SamplingUnit
     reason: str
     num_attempts: int  # 0: its checkpoint cannot be loaded, or nobody is left to sample it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleFigures:
+    """How far sampling is. Costs are as `estimated_cost` has them."""
+
+    num_finished: int = 0  # units
+    num_failed: int = 0
+    num_retried: int = 0  # attempts that failed and were followed by another
+    cost_done: float = 0.0
+    cost_left: float = 0.0
+    seconds_left: float | None = None  # by what finished units took; None: none has finished
 
 
 class Schedule:
@@ -51,6 +66,8 @@ class Schedule:
         self._is_given_up = False
         self._failed_on_device: dict[str, set[str]] = defaultdict(set)
         self._survey: _Survey | None = None  # None: something has changed since the last
+        self._num_finished, self._cost_done = 0, 0.0
+        self.retried: Counter[Checkpoint] = Counter()  # attempts that failed and were followed by another
 
     def take(self, ticket: int, replica: str) -> SamplingUnit | None:
         """What `replica` samples next. None: nothing for now; ask again after a change, or stop if it `is_over`.
@@ -89,6 +106,8 @@ class Schedule:
         if task.state == "in flight":
             self._measure(task, cost)
         self._leave_queue(task, "finished")
+        self._num_finished += 1
+        self._cost_done += task.cost
 
     def failed(self, unit_id: str, reason: str, *, for_good: bool = False) -> None:
         """An attempt ended with an exception. `for_good`: so would any with this checkpoint, all its units fail."""
@@ -127,6 +146,19 @@ class Schedule:
     @property
     def failures(self) -> tuple[FailedUnit, ...]:
         return tuple(self._failures)
+
+    @property
+    def figures(self) -> ScheduleFigures:
+        return ScheduleFigures(
+            num_finished=self._num_finished,
+            num_failed=len(self._failures),
+            num_retried=self.retried.total(),
+            cost_done=self._cost_done,
+            cost_left=sum(queue.waiting_cost + queue.cost_in_flight for queue in self._queues),
+            seconds_left=sum(map(self._work_left_s, self._queues)) / self._num_replicas
+            if self._measured.cost
+            else None,
+        )
 
     def next_checkpoint(self, replica: str) -> str:
         """Path of the checkpoint that `replica` will probably load next, so that it can be read ahead; "": none."""
@@ -193,12 +225,16 @@ class Schedule:
     def _time_left(self, queue: _Queue, num_joining: int = 0) -> float:
         """Seconds until all units of `queue` are done by those who hold it and `num_joining` more (-1: one fewer)."""
         num_holders = len(queue.holders) + num_joining
-        if not num_holders:
-            return inf
-        loads_s = (queue.num_loading + max(0, num_joining)) * self._measured.mean_load_s
+        return self._work_left_s(queue, max(0, num_joining)) / num_holders if num_holders else inf
+
+    def _work_left_s(self, queue: _Queue, num_joining: int = 0) -> float:
+        """Seconds of all replicas together until all units of `queue` are done, after the loads of `num_joining`."""
+        num_loads = queue.num_loading + num_joining
+        if not queue.holders and queue.waiting:
+            num_loads = max(1, num_loads)
         sampling_s = (queue.waiting_cost + queue.cost_in_flight) * self._pace(queue)
         spent_s = queue.num_in_flight * self._now - queue.sum_begun_at
-        return max(0.0, loads_s + sampling_s - spent_s) / num_holders
+        return max(0.0, num_loads * self._measured.mean_load_s + sampling_s - spent_s)
 
     def _pace(self, queue: _Queue) -> float:
         """Seconds for a unit of cost. Before anything is measured everyone is loading, and any pace will do."""
@@ -221,6 +257,8 @@ class Schedule:
         if for_good or self._is_given_up or task.num_attempts == MAX_ATTEMPTS:
             self._give_up(task, reason)
         elif task.state == "in flight":
+            self.retried[task.unit.checkpoint] += 1
+            log.warning("%d prompts of %s are sampled again: %s", len(task.unit.queries), task.unit.dataset, reason)
             task.failed_on.add(task.replica)
             self._leave_queue(task, "waiting")
             task.queue.add(task)

@@ -1,23 +1,15 @@
-"""What a person at a terminal sees of a job: how far it is, and at the end its figures and files."""
+"""What a person at a terminal sees of a job before it and after it: what it may cost, its figures and its files."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 
 from evalgen.experiment import Experiment
 from evalgen.forecast import REPLY_TOKENS, DatasetForecast
-from evalgen.records import BatchProgress, GradedUnit
-from evalgen.schedule import FailedUnit
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
-from evalgen.work import Work
-
-log = logging.getLogger(__name__)
 
 # Heading and width. "graded" and "rate" are of distinct completions, "per draw" of all samples (of all probability that
 # was covered, where there are no draws).
@@ -42,88 +34,6 @@ FORECAST_COLUMNS = (
     ("per 1,000", 13),
     ("cost", 15),
 )
-
-
-class Progress:
-    """A live bar on a terminal; elsewhere one line for each finished unit, unless `quiet`."""
-
-    def __init__(self, work: Work, quiet: bool = False) -> None:
-        self._num_draws = {unit.id: unit.num_draws * len(unit.queries) for unit in work.units}
-        self._num_draws |= {unit.unit_id: 0 for unit in work.ungraded}  # those were drawn before
-        self._console = Console(stderr=True)
-        self._prints_lines = not (quiet or self._console.is_terminal)
-        self._bar = Bar(
-            TextColumn("sampling and grading"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("parts, {task.fields[draws]:,} draws, {task.fields[asked]:,} graded"),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=len(self._num_draws), draws=0, asked=0)
-        self._done: set[str] = set()
-        self._draws = self._asked = 0
-
-    def __enter__(self) -> Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, unit: GradedUnit | FailedUnit) -> None:
-        """Counts a unit that is sampled and graded (a large one comes in several parts), or that has failed."""
-        if isinstance(unit, FailedUnit):
-            log.warning("%d prompts of %s failed: %s", len(unit.unit.queries), unit.unit.dataset, unit.reason)
-            self._done.add(unit.unit.id)
-        else:
-            self._asked += unit.num_questions
-            if unit.unit_id not in self._done:
-                self._draws += self._num_draws[unit.unit_id]
-            self._done.add(unit.unit_id)
-            self._print_line(
-                f"{len(self._done)} of {len(self._num_draws)} parts: {unit.dataset}: {unit.num_questions} distinct "
-                f"completions, {unit.num_equivalent} equivalent, {unit.num_ungraded} ungraded"
-            )
-        self._bar.update(self._task, completed=len(self._done), draws=self._draws, asked=self._asked)
-
-    def _print_line(self, line: str) -> None:
-        log.info("%s", line)
-        if self._prints_lines:
-            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-class BatchStatus:
-    """How far Message Batches are: a live line on a terminal; elsewhere a line when it changes, unless `quiet`."""
-
-    def __init__(self, quiet: bool = False) -> None:
-        self._console = Console(stderr=True)
-        self._prints_lines = not (quiet or self._console.is_terminal)
-        self._status = self._console.status("sending batches to the judge")
-        self._last_line = ""
-
-    def __enter__(self) -> BatchStatus:
-        if self._console.is_terminal:
-            self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def show(self, progress: BatchProgress) -> None:
-        failed = progress.num_errored + progress.num_expired + progress.num_canceled
-        line = (
-            f"{progress.num_ended} of {progress.num_batches} batches have ended; of {progress.num_questions:,} "
-            f"questions {progress.num_processing:,} are at work, {progress.num_succeeded:,} answered, {failed:,} failed"
-        )
-        age_s = progress.oldest_age_s
-        self._status.update(line if age_s is None else f"{line}; the oldest was sent {age_s / 60:.0f} minutes ago")
-        if line != self._last_line:
-            log.info("%s", line)
-            if self._prints_lines:
-                self._console.print(line, soft_wrap=True, markup=False, highlight=False)
-        self._last_line = line
 
 
 def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_usd: float | None) -> None:
@@ -173,6 +83,7 @@ def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics],
         f"Seconds by stage: {stages}; total {timings.total_s():.1f} s",
         f"Datasets: {experiment.datasets}",
         f"Samples, verdicts, summary.json: {experiment.directory}",
+        f"Report: {experiment.page}",
     ):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 

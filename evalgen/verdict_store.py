@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from evalgen.files import durable_file, remove_unfinished, set_aside, sync
 from evalgen.journal import Journal, Record, journal_lines
-from evalgen.records import Answer, Question, Verdict
+from evalgen.records import Answer, Question, Verdict, VerdictKind
 from evalgen.verdict_table import (
     BATCH_ROWS,
     VERDICTS_FILE,
@@ -69,6 +69,11 @@ class VerdictStore:
         if row is not None and row["verdict"] != "ungraded":
             return verdict_from_row(row)
         return self._earlier.get(question.key)
+
+    def kind(self, question: Question) -> VerdictKind | None:
+        """Of the verdict that this job has, ungraded or not; None: it has none."""
+        row = self._row(question.key)
+        return None if row is None else row["verdict"]
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Stores verdicts, durable when this returns.

@@ -1,39 +1,87 @@
-"""Logs a finished job to Weights & Biases, for `--logging_type wandb`."""
+"""A job's figures on Weights & Biases, for `--logging_type wandb`: as it runs, and at its end."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
+from evalgen.progress import Progress
+
+LOG_EVERY_S = 5.0
 
 log = logging.getLogger(__name__)
 
 
-def log_to_wandb(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
-    """One run, named as the experiment: each dataset's figures and the timings. WANDB_MODE=offline needs no network."""
-    try:
-        _log(config, experiment, summary)
-    except Exception as error:  # of any kind: the job is done and written, and must not seem to have failed
-        reason = " ".join(str(error).split())
-        log.warning(
-            "not logged to wandb (%s: %s); everything is in %s", type(error).__name__, reason, experiment.directory
+class WandbLog:
+    """One run, named as the experiment. WANDB_MODE=offline needs no network. Without `--logging_type wandb`, nothing.
+
+    Whatever wandb cannot do is one warning: the job is in the experiment directory, and must not seem to have failed.
+    """
+
+    def __init__(self, config: JobConfig, experiment: Experiment) -> None:
+        self._config, self._experiment = config, experiment
+        self._run: Any = None
+        self._next_at = 0.0
+
+    def __enter__(self) -> WandbLog:
+        if self._config.logging_type == "wandb":
+            self._try(self._begin)
+        return self
+
+    def __exit__(self, error_type: object, *_: object) -> None:
+        self._try(lambda run: _end(run, exit_code=1 if error_type else 0))
+        self._run = None
+
+    def show(self, progress: Progress) -> None:
+        """To be called as often as is convenient, by any thread."""
+        if self._run is not None and time.monotonic() >= self._next_at:
+            self._next_at = time.monotonic() + LOG_EVERY_S
+            self._try(lambda run: run.log({f"progress/{name}": value for name, value in progress.fields().items()}))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The timings, and each dataset's figures in a table."""
+        self._try(lambda run: _log_summary(run, summary))
+
+    def _begin(self, _: Any) -> None:
+        import wandb
+
+        wandb.setup(settings=wandb.Settings(silent=True))  # the terminal is ours
+        self._run = wandb.init(
+            project=self._config.wandb_project,
+            name=self._experiment.directory.name,
+            dir=self._experiment.directory,
+            config=self._config.resolved(),
+            settings=wandb.Settings(silent=True, console="off"),
         )
 
+    def _try(self, call: Callable[[Any], object]) -> None:
+        if self._run is None and call != self._begin:
+            return
+        try:
+            call(self._run)
+        except Exception as error:  # of any kind, as said above
+            self._run = None
+            reason = " ".join(str(error).split())
+            directory = self._experiment.directory
+            log.warning("not logged to wandb (%s: %s); everything is in %s", type(error).__name__, reason, directory)
 
-def _log(config: JobConfig, experiment: Experiment, summary: dict[str, Any]) -> None:
+
+def _end(run: Any, exit_code: int) -> None:
     import wandb
 
-    with wandb.init(
-        project=config.wandb_project,
-        name=experiment.directory.name,
-        dir=experiment.directory,
-        config=config.resolved(),
-    ) as run:
-        datasets = summary["datasets"]
-        run.log({f"timings/{stage}_s": seconds for stage, seconds in summary["timings"].items()})
-        if datasets:
-            table = wandb.Table(columns=list(datasets[0]), data=[list(dataset.values()) for dataset in datasets])
-            run.log({"datasets": table})
+    run.finish(exit_code=exit_code)
     wandb.teardown()  # waits for wandb's own process, which writes what was logged
+
+
+def _log_summary(run: Any, summary: dict[str, Any]) -> None:
+    import wandb
+
+    datasets = summary["datasets"]
+    run.log({f"timings/{stage}_s": seconds for stage, seconds in summary["timings"].items()})
+    if datasets:
+        table = wandb.Table(columns=list(datasets[0]), data=[list(dataset.values()) for dataset in datasets])
+        run.log({"datasets": table})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from evalgen.config import JobConfig
 from evalgen.errors import EvalgenError, UserError
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
+from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.prices import PriceList
 from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.grading.spending import Spending
+from evalgen.job_log import Event, EventHandler, EventList, log_in_process
 from evalgen.records import (
     BATCH_PREFIX,
     CLAUDE_PREFIX,
@@ -31,6 +34,7 @@ from evalgen.records import (
 )
 from evalgen.unit_store import SamplingCost
 from evalgen.verdict_store import spent_usd
+from ray_jobs.metrics import LimiterMetrics, ReplicaMetrics
 
 ASKED_LATER = "asked later"  # in place of a verdict: in a batch, when all is sampled
 QUESTIONS_SCHEMA = pa.schema(
@@ -50,12 +54,21 @@ class RateLimiterActor(RateLimiter):
         self, *, limits: Limits, max_connections: int, outage_budget_s: float, cap_usd: float | None, verdicts: Path
     ) -> None:
         """`cap_usd`: what grading may cost in all; `verdicts` is the experiment's directory of them."""
+        self._events = EventList()
+        log_in_process(EventHandler("rate limiter", self._events.add))
+        self._metrics = LimiterMetrics()
         super().__init__(
             limits=limits,
             max_connections=max_connections,
             breaker=Breaker(outage_budget_s),
             spending=None if cap_usd is None else Spending(verdicts, cap_usd, spent_usd(verdicts)),
         )
+
+    async def tell(self, num_known_events: int) -> tuple[LimiterState, Sequence[Event], int]:
+        """As `StoreActor.tell`."""
+        state = self.state()
+        self._metrics.export(state)
+        return state, self._events.since(num_known_events), self._events.num_added
 
 
 class Engine(Protocol):
@@ -72,7 +85,9 @@ class SamplingActor:
 
     def __init__(self, store: Any, make_engine: Callable[[], Engine]) -> None:
         self._store = store
+        forward_warnings(store, "sampling replica")
         self._engine = make_engine()
+        self._metrics = ReplicaMetrics()
         context = ray.get_runtime_context()
         self._name = context.get_actor_id()
         self._node = ray.util.get_node_ip_address()
@@ -107,6 +122,7 @@ class SamplingActor:
                 os._exit(1)  # CUDA does not recover within a process: Ray starts another
             ray.get(self._store.unit_failed.remote(unit.id, reason, isinstance(error, UserError)))
             return None
+        self._metrics.export(unit.checkpoint)
         ray.get(self._store.save_unit.remote(unit, samples, cost))
         return samples
 
@@ -159,6 +175,7 @@ class GradingActor:
         """`graders` are by dataset name."""
         # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
+        forward_warnings(store, "grading actor")
         self._store, self._graders = store, graders
         self._desk = GradingDesk(
             _RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices, retry_budget_s
@@ -183,6 +200,12 @@ class GradingActor:
         is_asked_now = (not question.grader.model.startswith(BATCH_PREFIX) for question in questions)
         kinds = pa.array([next(verdicts).kind if now else ASKED_LATER for now in is_asked_now], pa.string())
         return batch.select(["unit_id", "dataset"]).append_column("verdict", kinds)
+
+
+def forward_warnings(store: Any, kind: str) -> None:
+    """What this actor warns of reaches the job's log through the store. Nobody waits for it to arrive."""
+    name = ray.get_runtime_context().get_actor_name() or kind  # the first where this Ray can name a pool's actors
+    log_in_process(EventHandler(name, store.note_event.remote, logging.WARNING))
 
 
 def in_one_line(error: BaseException) -> str:

@@ -70,15 +70,20 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
 
             plans = resolve_job(config)
             check_prices(config, plans, load_prices(config.prices))
+            if config.push_to_hub:
+                from evalgen.hub import check_can_push
+
+                check_can_push(config.push_to_hub)
         with timings.stage("import"):  # here, so that --help and the errors of a user do not wait for it
             from datasets import disable_progress_bars
 
             from evalgen.experiment import Experiment
             from evalgen.finish import write_datasets
+            from evalgen.live_view import LiveView
             from evalgen.schedule import FailedUnit
             from evalgen.statistics import summary
-            from evalgen.tables import BatchStatus, Progress, print_results
-            from evalgen.wandb_log import log_to_wandb
+            from evalgen.tables import print_results
+            from evalgen.wandb_log import WandbLog
             from evalgen.work import incomplete, missing_prompts, remaining_work
             from ray_jobs.cluster import ray_session
             from ray_jobs.pipeline import MakeReplica, choose_num_replicas, sample_and_grade
@@ -86,33 +91,45 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
         disable_progress_bars()  # one for every dataset written; this process has its own
         experiment = Experiment(Path(config.resume)) if config.resume else Experiment.create(config)
         log_to_stdout = config.logging_type == "stdout"
+        is_quiet = config.quiet or log_to_stdout
         failed: list[FailedUnit] = []
-        with experiment.begun(config, plans), Resumable(experiment.directory) as resumable:
+        with (
+            experiment.begun(config, plans),
+            Resumable(experiment.directory) as resumable,
+            WandbLog(config, experiment) as wandb_log,
+        ):
             job_log.open(experiment.log_file, to_stdout=log_to_stdout)
-            with ray_session(timings):
+            with ray_session(timings, {"evalgen_experiment": str(experiment.directory)}):
                 resumable.install()
                 num_replicas = choose_num_replicas(config)
                 with timings.stage("plan"):
                     work = remaining_work(experiment, plans, num_replicas)
                 make_engine = make_engine or MakeReplica.of_job(config, num_replicas)
-                with timings.stage("sample_and_grade"), Progress(work, quiet=log_to_stdout) as progress:
-                    for unit in sample_and_grade(config, experiment, plans, work, num_replicas, make_engine):
-                        progress.show(unit)
+                with timings.stage("sample_and_grade"), LiveView(is_quiet) as view:
+                    show = (view.show, wandb_log.show)
+                    for unit in sample_and_grade(config, experiment, plans, work, num_replicas, make_engine, show):
                         failed += [unit] if isinstance(unit, FailedUnit) else []
             resumable.install()  # with its end Ray put back what was there before
             if in_batches := asked_in_batches(plans):
                 from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it, and it takes a second
 
-                with timings.stage("grade_in_batches"), BatchStatus(quiet=log_to_stdout) as status:
-                    grade_stored_in_batches(config, experiment, in_batches, status.show)
+                with timings.stage("grade_in_batches"), LiveView(is_quiet) as view:
+                    grade_stored_in_batches(config, experiment, in_batches, view.show_batches)
             missing = missing_prompts(failed)
             with timings.stage("assemble"):
                 datasets, prompts = write_datasets(experiment, plans, missing, timings)
             job_summary = summary(datasets, prompts, timings.seconds | {"total": timings.total_s()})
             experiment.write_summary(config, job_summary)
+            with timings.stage("report"):
+                from evalgen.presentation import present  # here, so that what draws plots is not waited for at first
+
+                present(experiment)
+            if config.push_to_hub:
+                from evalgen.hub import push_or_warn
+
+                push_or_warn(experiment, config.push_to_hub)
+            wandb_log.finish(job_summary)
             print_results(experiment, datasets, timings)
-            if config.logging_type == "wandb":
-                log_to_wandb(config, experiment, job_summary)
             if failed:
                 raise JobStopped(incomplete(missing, failed))
     return experiment

@@ -17,15 +17,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import uuid
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from inspect import signature
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evalgen.config import JobConfig
@@ -33,7 +39,9 @@ from evalgen.errors import JobStopped
 from evalgen.experiment import Experiment
 from evalgen.grading.prices import load_prices
 from evalgen.job import DatasetPlan
-from evalgen.records import GradedUnit
+from evalgen.job_log import fields
+from evalgen.progress import Monitor
+from evalgen.records import BATCH_PREFIX, GradedUnit
 from evalgen.schedule import FailedUnit
 from evalgen.unit_store import StoredUnit
 from evalgen.work import Work, write_units
@@ -48,6 +56,7 @@ from ray_jobs.actors import (
 )
 from ray_jobs.cluster import num_cpus, num_gpus
 from ray_jobs.store import PATIENT_CALLS, StoreActor
+from ray_jobs.watch import Show, Watch
 
 log = logging.getLogger("evalgen.pipeline")
 
@@ -80,24 +89,29 @@ def sample_and_grade(
     work: Work,
     num_replicas: int,
     make_engine: Callable[[], Engine],
+    show: Sequence[Show] = (),
 ) -> Iterator[GradedUnit | FailedUnit]:
     """Does all of `work`; yields a unit when its verdicts are stored, or when it has failed for good.
+
+    `show` is called about once a second, by another thread, and at the end.
 
     Raises:
         JobStopped: something that no retry mends, in one line.
     """
     job_id = uuid.uuid4().hex[:8]  # names must not clash with another job's on the same cluster
+    monitor = Monitor(work, time.monotonic())
     earlier = experiment.earlier_verdicts() if config.use_grader_cache else []
     write_units(experiment.unsampled_units, work.units)
-    store = _on_this_node(StoreActor, f"evalgen_store_{job_id}", max_concurrency=PATIENT_CALLS).remote(
+    store = _on_this_node(StoreActor, f"evalgen store of {job_id}", max_concurrency=PATIENT_CALLS).remote(
         samples=experiment.samples.resolve(),
         verdicts=experiment.verdicts.resolve(),
         earlier_verdicts=earlier,
         units=experiment.unsampled_units.resolve(),
         num_replicas=num_replicas,
+        asked_later=[plan.name for plan in plans if plan.grader.model.startswith(BATCH_PREFIX)],
     )
     num_graders = -(-config.max_connections // CONNECTIONS_PER_GRADING_ACTOR)
-    limiter = _on_this_node(RateLimiterActor, f"evalgen_rate_limiter_{job_id}").remote(
+    limiter = _on_this_node(RateLimiterActor, f"evalgen rate limiter of {job_id}").remote(
         limits=config.rate_limits,
         max_connections=config.max_connections,
         outage_budget_s=60 * config.max_outage_minutes,
@@ -105,6 +119,8 @@ def sample_and_grade(
         verdicts=experiment.verdicts.resolve(),
     )
     stages = _Stages(
+        name=experiment.directory.name,
+        job_id=job_id,
         config=config,
         plans=plans,
         store=store,
@@ -114,8 +130,12 @@ def sample_and_grade(
         num_graders=num_graders,
     )
     try:
-        yield from _rounds(stages, work)
-        ray.get(store.close.remote())
+        with Watch(store, limiter, monitor, show):
+            for unit in _rounds(stages, work):
+                monitor.note(unit)
+                _log(unit)
+                yield unit
+            ray.get(store.close.remote())
         experiment.unsampled_units.unlink()
     except RayError as error:
         reason = _reason(store, error)
@@ -162,10 +182,19 @@ def _rounds(stages: _Stages, work: Work) -> Iterator[GradedUnit | FailedUnit]:
     raise JobStopped(f"{len(waiting)} units were lost {MAX_ROUNDS} times; see the Ray dashboard for what died")
 
 
+def _log(unit: GradedUnit | FailedUnit) -> None:
+    if isinstance(unit, FailedUnit):
+        log.warning("%d prompts of %s failed: %s", len(unit.unit.queries), unit.unit.dataset, unit.reason)
+    else:
+        log.info("graded", extra=fields(**asdict(unit)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Stages:
     """The pipeline of a job, to be run as often as need be."""
 
+    name: str
+    job_id: str
     config: JobConfig
     plans: Sequence[DatasetPlan]
     store: Any
@@ -173,6 +202,8 @@ class _Stages:
     make_engine: Callable[[], Engine]
     num_replicas: int
     num_graders: int
+    # No actor has the name of one that died, or of an earlier round.
+    numbers: defaultdict[str, Iterator[int]] = field(default_factory=lambda: defaultdict(count))
 
     def run(self, tickets: Sequence[int], stored: Sequence[StoredUnit]) -> Iterator[pa.Table]:
         """Verdict kinds, as they come."""
@@ -184,7 +215,9 @@ class _Stages:
         if not branches:
             return
         questions = branches[0].union(*branches[1:]) if len(branches) > 1 else branches[0]
-        yield from self._graded(questions).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        graded = self._graded(questions)
+        graded.set_name(self.name)  # as the dashboard and Ray's logs have it
+        yield from graded.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
 
     def _sampled_questions(self, tickets: Sequence[int]) -> Dataset:
         rows = [{"ticket": ticket} for ticket in tickets]
@@ -197,6 +230,7 @@ class _Stages:
             # No CPU is reserved: on a small machine actors that hold them would leave none for reading the tickets.
             num_cpus=0,
             num_gpus=self.config.num_gpus_per_replica if num_gpus() else 0,
+            **self._names("sampling replica"),
         )
 
     def _stored_questions(self, stored: Sequence[StoredUnit]) -> Dataset:
@@ -212,6 +246,7 @@ class _Stages:
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=1),
             num_cpus=0,
+            **self._names("reader of stored samples"),
         )
 
     def _graded(self, questions: Dataset) -> Dataset:
@@ -232,7 +267,15 @@ class _Stages:
                 size=self.num_graders, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR
             ),
             num_cpus=0,
+            **self._names("grading actor"),
         )
+
+    def _names(self, kind: str) -> dict[str, Any]:
+        """What makes Ray Data name each actor of a pool, where it can; 2.64 is to lose that, and they have classes."""
+        if "ray_remote_args_fn" not in signature(Dataset.map_batches).parameters:
+            return {}
+        warnings.filterwarnings("ignore", "`ray_remote_args_fn` is deprecated", RayDeprecationWarning)
+        return {"ray_remote_args_fn": lambda: {"name": f"evalgen {kind} {next(self.numbers[kind])} of {self.job_id}"}}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
     python ray_jobs/report.py outputs/2026_01_21_10-00-00_a1B2c_sampled_mayors
     python ray_jobs/report.py outputs/*_one_epoch outputs/*_five_epochs --output comparison.html
 
-The page is one file: it opens anywhere, offline, and asks nothing of any network. Experiments that were stopped, or
-have prompts missing, are shown as far as they are there, and the page says so. No model is loaded.
+Of one experiment it writes REPORT.md as well. The page is one file: it opens anywhere, offline, and asks nothing of any
+network. Experiments that were stopped, or have prompts missing, are shown as far as they are there, and the page says
+so. No model is loaded.
 
 Exit codes: 0 done; 2 the input is wrong, and nothing was written; 130 interrupted.
 """
@@ -27,6 +28,8 @@ from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
 
 REPORT_FILE = "report.html"  # of one experiment, in its directory
+SEED_REPORT_FILE = "REPORT.md"  # beside it
+SUMMARY_FILE = "summary.json"  # which an experiment has that has ended
 COMPARISON_FILE = "comparison.html"  # of several, beside the first of them
 
 
@@ -71,6 +74,11 @@ def make_report(argv: Sequence[str], root: Path) -> Path:
 
     try:
         write_report(experiments, output)
+        if output == experiments[0] / REPORT_FILE and (experiments[0] / SUMMARY_FILE).exists():
+            from evalgen.files import write_text  # these take seconds to import
+            from evalgen.seed_report import seed_report
+
+            write_text(output.with_name(SEED_REPORT_FILE), seed_report(experiments[0]))
     except OSError as error:
         raise JobStopped(f"cannot write {output}: {error.strerror}") from None
     _print(f"Report: {output}")

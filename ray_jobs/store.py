@@ -7,19 +7,23 @@ moment it is told; when its process dies Ray starts it again, and it reads there
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import ray
 
 from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
+from evalgen.job_log import Event, EventHandler, EventList, log_in_process
+from evalgen.progress import StoreFigures
 from evalgen.records import Answer, Question, SamplingUnit
 from evalgen.schedule import FailedUnit, Schedule
 from evalgen.unit_store import SamplingCost, StoredUnit, UnitStore
 from evalgen.verdict_store import VerdictStore
 from evalgen.work import read_units
+from ray_jobs.metrics import StoreMetrics, StoreTotals
 
 PATIENT_CALLS = 10_000  # that may wait in the actor at once: a replica without work, a question on its way
 
@@ -44,13 +48,29 @@ class StoreActor:
         earlier_verdicts: Sequence[Path],
         units: Path,
         num_replicas: int,
+        asked_later: Collection[str] = (),
     ) -> None:
-        """`units`: a file of `evalgen.work.write_units` with all that the job needs. Stored ones are not given out."""
+        """`units`: a file of `evalgen.work.write_units` with all that the job needs. Stored ones are not given out.
+
+        `asked_later` are datasets whose completions are judged in batches, and not while they are sampled.
+        """
+        self._events = EventList()
+        log_in_process(EventHandler("store", self._events.add))
         self._samples = UnitStore(samples)
         self._verdicts = VerdictStore(verdicts, earlier_verdicts)
         self._shared = SharedVerdicts(self._verdicts)
-        stored = {unit.unit_id for unit in self._samples.stored}
-        self._schedule = Schedule([unit for unit in read_units(units) if unit.id not in stored], num_replicas)
+        self._stored = {unit.unit_id: unit.dataset for unit in self._samples.stored}
+        planned = read_units(units)
+        self._schedule = Schedule([unit for unit in planned if unit.id not in self._stored], num_replicas)
+        self._asked_later = frozenset(asked_later)
+        self._num_units, self._num_draws, self._num_distinct = len(planned), 0, 0
+        self._reloaded: dict[str, int] = {}  # by unit of an earlier part of the job, its completions
+        self._before = [unit for unit in planned if unit.id in self._stored]  # by a process of this actor that died
+        for unit in self._before:
+            self._count(unit, self._samples.load(unit.id))
+        self._metrics = StoreMetrics()
+        self._totals = StoreTotals(planned=Counter(unit.checkpoint for unit in planned))
+        self._ids = {unit.id for unit in planned}
         self._devices: set[str] = set()  # all that asked for work
         self._num_replicas = num_replicas
         self._changed = asyncio.Condition()
@@ -77,13 +97,27 @@ class StoreActor:
     async def save_unit(self, unit: SamplingUnit, samples: pa.Table, cost: SamplingCost) -> None:
         self._samples.save(unit, samples, cost)
         self._schedule.finished(unit.id, cost)
+        if unit.id not in self._stored:  # else Ray has repeated the call
+            self._stored[unit.id] = unit.dataset
+            num_draws, num_distinct = self._count(unit, samples)
+            totals = self._totals.of(unit.checkpoint)
+            totals.draws += num_draws
+            totals.distinct_completions += num_distinct
+            totals.model_evaluations += cost.model_evaluations
+            totals.units_done += 1
+            totals.checkpoint_load_seconds += cost.load_s
+            totals.sampling_seconds += cost.sample_s
+            totals.out_of_memory_halvings += cost.out_of_memory_halvings
         await self._notify()
 
     async def stored_units(self) -> Sequence[StoredUnit]:
         return list(self._samples.stored)
 
     async def load_unit(self, unit_id: str) -> pa.Table:
-        return self._samples.load(unit_id)
+        samples = self._samples.load(unit_id)
+        if unit_id not in self._ids and self._stored[unit_id] not in self._asked_later:
+            self._reloaded[unit_id] = num_distinct_completions(samples)
+        return samples
 
     async def unit_failed(self, unit_id: str, reason: str, for_good: bool) -> None:
         self._schedule.failed(unit_id, reason, for_good=for_good)
@@ -120,10 +154,53 @@ class StoreActor:
     async def failure(self) -> str | None:
         return self._failure
 
+    async def note_event(self, event: Event) -> None:
+        """Something that another actor's log has, for the job's."""
+        self._events.add(event)
+
+    async def tell(self, num_known_events: int) -> tuple[StoreFigures, Sequence[Event], int]:
+        """How far the job is; the events after the first `num_known_events`; their number. Exports metrics."""
+        schedule = self._schedule.figures
+        figures = StoreFigures(
+            schedule=replace(schedule, num_finished=schedule.num_finished + len(self._before)),
+            num_units=self._num_units,
+            num_draws=self._num_draws,
+            num_distinct=self._num_distinct,
+            num_reloaded=sum(self._reloaded.values()),
+            verdicts={str(kind): number for kind, number in self._shared.told.items()},
+            num_cached=self._shared.cached.total(),
+            num_asked_again=self._shared.asked_again.total(),
+        )
+        self._export(figures)
+        return figures, self._events.since(num_known_events), self._events.num_added
+
     async def close(self) -> None:
         """The verdicts as one file. More may be added later."""
         self._verdicts.close()
 
+    def _count(self, unit: SamplingUnit, samples: pa.Table) -> tuple[int, int]:
+        """Draws and distinct completions of a unit that is stored."""
+        num_draws, num_distinct = unit.num_draws * len(unit.queries), num_distinct_completions(samples)
+        self._num_draws += num_draws
+        self._num_distinct += 0 if unit.dataset in self._asked_later else num_distinct
+        return num_draws, num_distinct
+
+    def _export(self, figures: StoreFigures) -> None:
+        failed = Counter(failure.unit.checkpoint for failure in self._schedule.failures)
+        for checkpoint, number in failed.items():
+            self._totals.of(checkpoint).units_failed = number
+        for checkpoint, number in self._schedule.retried.items():
+            self._totals.of(checkpoint).units_retried = number
+        num_waiting = figures.num_distinct + figures.num_reloaded - self._shared.told.total()
+        self._metrics.export(self._totals, self._shared, max(0, num_waiting))
+
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def num_distinct_completions(samples: pa.Table) -> int:
+    """Of one unit: a text that two prompts have counts for both."""
+    columns = ["prompt_id", "completion"]
+    distinct: int = samples.select(columns).group_by(columns).aggregate([]).num_rows
+    return distinct

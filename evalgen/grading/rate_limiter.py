@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, Protocol
 
 from evalgen.grading.breaker import Breaker
+from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.presence import HEARTBEAT_S, Presence
 from evalgen.grading.spending import Spending
 from evalgen.grading.token_bucket import TokenBucket
 from evalgen.records import Limits
 
 PACE = 0.99  # of a limit that the server announces: requests do not arrive as evenly as they are sent
+log = logging.getLogger(__name__)
+
 LEARNING = 0.05  # weight of a new request in what requests are expected to take
 
 
@@ -106,11 +111,30 @@ class RateLimiter:
         self._changed = asyncio.Event()
         self.num_granted = self.num_throttled = self.num_reclaimed = 0
         self.wait_s = 0.0  # summed over the calls of `acquire`
+        self._outcomes: Counter[str] = Counter()
+        self._input_tokens = self._output_tokens = self._num_unpriced = 0
+        self._cost_usd = 0.0
 
     @property
     def num_in_flight(self) -> int:
         """Leases granted and not yet returned."""
         return len(self._leases)
+
+    def state(self) -> LimiterState:
+        spending = self._spending
+        return LimiterState(
+            outcomes=dict(self._outcomes),
+            num_in_flight=self.num_in_flight,
+            input_tokens=self._input_tokens,
+            output_tokens=self._output_tokens,
+            cost_usd=self._cost_usd,
+            num_unpriced=self._num_unpriced,
+            wait_s=self.wait_s,
+            limits=Limits(**{name: bucket.per_minute for name, bucket in self._buckets.items()}),
+            breaker="closed" if self._breaker is None else self._breaker.state,
+            spent_usd=None if spending is None else spending.spent_usd,
+            cap_usd=None if spending is None else spending.cap_usd,
+        )
 
     async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
         """As `RequestLimiter.acquire`.
@@ -192,6 +216,7 @@ class RateLimiter:
         """From what became of a request: what others will take, how fast they may go, whether the server is well."""
         now = self._clock()
         self._has_heard = True
+        self._count(outcome)
         self._follow(outcome.limits, now)
         if self._spending is not None:
             self._spending.settle(outcome.lease, outcome.cost_usd)
@@ -215,6 +240,14 @@ class RateLimiter:
         else:
             self._breaker.answered()
 
+    def _count(self, outcome: Outcome) -> None:
+        self._outcomes[outcome.kind] += 1
+        self._input_tokens += outcome.input_tokens
+        self._output_tokens += outcome.output_tokens
+        self._cost_usd += outcome.cost_usd or 0.0
+        # A reply that could not be read has no tokens either, and says nothing of the model's price.
+        self._num_unpriced += outcome.kind == "answered" and outcome.input_tokens > 0 and outcome.cost_usd is None
+
     def _follow(self, announced: Limits, now: float) -> None:
         """The server's limits may change at any time; the user's hold all the same."""
         for name, bucket in self._buckets.items():
@@ -222,7 +255,16 @@ class RateLimiter:
             if limit is not None:
                 pace = min(PACE * limit, own or math.inf)
                 if pace != bucket.per_minute:
+                    self._tell(name, bucket.per_minute, pace)
                     bucket.set_rate(pace, now)
+
+    def _tell(self, name: str, before: float | None, now: float) -> None:
+        """Limits that are learned at first are no surprise; those that change may be."""
+        what = name.replace("_", " ")
+        if before is None or before == getattr(self._limits, name):
+            log.info("the judge's server takes %.0f %s a minute; we use %.0f", now / PACE, what, now)
+        else:
+            log.warning("the limit of %s a minute changed: we used %.0f and use %.0f now", what, before, now)
 
     def _reclaim(self) -> None:
         """What dead processes held. Their requests may have been answered, and paid for."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from evalgen.grading.gathering import Gathered
 from evalgen.grading.presence import HEARTBEAT_S, Presence
-from evalgen.records import Answer, Question, Verdict
+from evalgen.records import Answer, Question, Verdict, VerdictKind
 from evalgen.verdict_store import VerdictStore
 
 
@@ -32,6 +33,12 @@ class SharedVerdicts:
         self._presence = Presence(clock)
         self._asked: dict[str, _Asked] = {}  # by question key
         self._answers = Gathered(self._write)
+        # Since this process began. `told` counts a question each time that its verdict is told to somebody or by
+        # somebody, which is about once for each completion that asks it; the others count verdicts that are news.
+        self.told: Counter[VerdictKind] = Counter()
+        self.answered: Counter[tuple[str, VerdictKind]] = Counter()  # by model of the grader
+        self.cached: Counter[str] = Counter()  # by grader: an earlier experiment paid
+        self.asked_again: Counter[str] = Counter()  # by grader: questions that took more requests than votes
 
     async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]:
         """In their order. A question with neither verdict nor asker is the holder's to ask, and to answer by `add`."""
@@ -40,7 +47,7 @@ class SharedVerdicts:
         known = [self._store.known(question) for question in questions]
         # Those of earlier experiments become verdicts of this job; its own are not changed.
         pairs = [(question, verdict) for question, verdict in zip(questions, known, strict=True) if verdict is not None]
-        self._store.add([Answer(question=asked, verdict=_unpaid(it), from_cache=True) for asked, it in pairs])
+        self._add([Answer(question=asked, verdict=_unpaid(it), from_cache=True) for asked, it in pairs])
         return [
             Claim(verdict=_unpaid(verdict)) if verdict else self._claim(question.key, holder)
             for question, verdict in zip(questions, known, strict=True)
@@ -62,7 +69,9 @@ class SharedVerdicts:
             self._let_go_of_the_dead()
             if not self._presence.knows(holder):
                 return [Claim(is_asked_by_another=True)] * len(questions)
-        return [self._after(*pair, holder) for pair in zip(questions, waited_for, strict=True)]
+        claims = [self._after(*pair, holder) for pair in zip(questions, waited_for, strict=True)]
+        self.told.update(claim.verdict.kind for claim in claims if claim.verdict is not None)
+        return claims
 
     def _after(self, question: Question, asked: _Asked | None, holder: str) -> Claim:
         """What there is to do about a question after waiting for the one who `asked` it."""
@@ -85,9 +94,23 @@ class SharedVerdicts:
         self._presence.heard(holder)
 
     async def _write(self, answers: Sequence[Answer]) -> None:
-        self._store.add(answers)
+        self._add(answers)
         for answer in answers:
             self._settle(answer.question.key, answer.verdict)
+
+    def _add(self, answers: Sequence[Answer]) -> None:
+        before = [self._store.kind(answer.question) for answer in answers]
+        self._store.add(answers)
+        self.told.update(answer.verdict.kind for answer in answers)
+        for answer, kind in zip(answers, before, strict=True):
+            if kind is None or (kind == "ungraded" != answer.verdict.kind):
+                self._count_news(answer)
+
+    def _count_news(self, answer: Answer) -> None:
+        grader = answer.question.grader
+        self.answered[grader.model, answer.verdict.kind] += 1
+        self.cached[grader.model] += answer.from_cache
+        self.asked_again[grader.model] += answer.verdict.api_calls > grader.num_votes
 
     def _claim(self, key: str, holder: str) -> Claim:
         if key in self._asked:

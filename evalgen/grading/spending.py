@@ -37,6 +37,10 @@ class Spending:
         return self._spent_usd
 
     @property
+    def cap_usd(self) -> float:
+        return self._cap_usd
+
+    @property
     def reserved_usd(self) -> float:
         return sum(self._reserved.values())
 

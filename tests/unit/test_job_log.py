@@ -1,13 +1,22 @@
-"""The log of a job tells how it ended."""
+"""The log of a job: one line an event, complete in the file, and calm on the terminal."""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 from pathlib import Path
 
 import pytest
 
 from evalgen.errors import JobStopped
-from evalgen.job_log import JobLog
+from evalgen.job_log import MOST_EVENTS, MOST_WARNINGS, EventHandler, EventList, JobLog, fields, log_event
+
+log = logging.getLogger("evalgen.test")
+
+
+def lines_of(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize(
@@ -19,4 +28,82 @@ def test_the_last_line_says_why_a_job_ended(error: BaseException, line: str, tmp
     with pytest.raises(type(error)), JobLog() as job_log:
         job_log.open(path, to_stdout=False)
         raise error
-    assert path.read_text().splitlines()[-1].endswith(line)
+    assert lines_of(path)[-1].endswith(line)
+
+
+def test_an_event_is_one_line_with_its_fields_whatever_stands_in_them(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.log"
+    with JobLog() as job_log:
+        log.info("before there is a file")
+        job_log.open(path, to_stdout=False)
+        log.info(
+            "two\nlines", extra=fields(run="a b", quote='say "é"', newline="x\ny", empty="", number=1.5, plain="ok")
+        )
+    before, line = lines_of(path)
+    assert before.endswith(" INFO before there is a file")
+    stamp, rest = line.split(" ", 1)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
+    quoted = json.dumps('say "é"', ensure_ascii=False)
+    assert rest == f'INFO two lines run="a b" quote={quoted} newline="x\\ny" empty="" number=1.5 plain=ok'
+
+
+def test_other_libraries_are_not_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.log"
+    with JobLog() as job_log:
+        job_log.open(path, to_stdout=False)
+        logging.getLogger("transformers").warning("chatter")
+        logging.getLogger().error("more of it")
+    assert lines_of(path) == []
+
+
+def test_the_terminal_has_each_warning_once_and_few_of_a_kind_and_the_file_has_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "experiment.log"
+    with JobLog() as job_log:
+        job_log.open(path, to_stdout=False)
+        for _ in range(3):
+            log.warning("out of memory")
+        for number in range(10):
+            log.warning("trim %d ignored", number)
+        log.info("not for the terminal")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "WARNING: out of memory" and len(said) == 1 + MOST_WARNINGS
+    assert said[-1].endswith("(experiment.log has more like this)")
+    assert len(lines_of(path)) == 3 + 10 + 1
+
+
+def test_what_happens_in_other_processes_is_in_the_log_with_whose_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = EventList()
+    for actor in ("replica 0", "replica 1"):
+        handler = EventHandler(actor, events.add, logging.WARNING)
+        for number in range(5):
+            handler.handle(logging.LogRecord("evalgen.x", logging.WARNING, "", 0, "trim %d ignored", (number,), None))
+    path = tmp_path / "experiment.log"
+    with JobLog() as job_log:
+        job_log.open(path, to_stdout=False)
+        for event in events.since(0):
+            log_event(event)
+    lines = lines_of(path)
+    assert len(lines) == 10
+    assert lines[0].endswith('WARNING trim 0 ignored actor="replica 0"')
+    assert len(capsys.readouterr().err.splitlines()) == MOST_WARNINGS
+
+
+def test_events_are_told_once_and_the_oldest_go_first_where_there_are_too_many() -> None:
+    events = EventList()
+    handler = EventHandler("store", events.add)
+
+    def add(count: int) -> None:
+        for _ in range(count):
+            handler.handle(logging.LogRecord("evalgen.x", logging.INFO, "", 0, f"{events.num_added}", (), None))
+
+    add(3)
+    assert [event.message for event in events.since(0)] == ["0", "1", "2"]
+    assert [event.message for event in events.since(2)] == ["2"]
+    assert events.since(3) == () and events.since(7) == ()
+    add(MOST_EVENTS + 10)
+    assert len(events.since(3)) == MOST_EVENTS
+    assert events.since(3)[-1].message == str(MOST_EVENTS + 12)

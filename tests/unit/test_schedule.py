@@ -387,3 +387,32 @@ def test_dear_loads_are_few_and_cheap_ones_keep_all_replicas_busy() -> None:
     assert dear.loads.total() == 40
     free = simulate(job.units, 8, exact, 0.0)
     assert free.makespan_s <= 1.02 * sum(exact.values()) / 8
+
+
+def test_the_time_that_is_left_is_what_finished_units_took_shared_by_the_replicas() -> None:
+    job = replicas_of({"a": [4, 4, 4], "b": [4]})
+    assert job.schedule.figures.seconds_left is None, "nothing is measured yet"
+    assert [job.take("x"), job.take("y")] == ["a0", "b0"]
+    job.finish("a0", sample_s=10.0, load_s=2.0)
+    figures = job.schedule.figures
+    assert (figures.num_finished, figures.num_failed, figures.num_retried) == (1, 0, 0)
+    assert figures.cost_done == pytest.approx(figures.cost_left / 3)
+    # Three units of 10 s and a load of 2 s, of which b's has spent 12 s already.
+    assert figures.seconds_left == pytest.approx((20 + 10 + 2 - 12) / 2)
+    for name in ("a1", "b0", "a2"):
+        job.take("x")
+        job.finish(name, sample_s=10.0)
+    end = job.schedule.figures
+    assert (end.num_finished, end.cost_left) == (4, 0.0) and end.seconds_left == pytest.approx(0.0, abs=1e-6)
+
+
+def test_attempts_that_are_followed_by_another_are_counted_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    job = replicas_of({"a": [1]}, num_replicas=1)
+    for _ in range(MAX_ATTEMPTS):
+        assert job.take("x") == "a0"
+        job.schedule.failed("a0", "the disk is full")
+    figures = job.schedule.figures
+    assert (figures.num_retried, figures.num_failed, figures.num_finished) == (MAX_ATTEMPTS - 1, 1, 0)
+    assert [name.name for name in job.schedule.retried] == ["a"]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == MAX_ATTEMPTS - 1 and all(it.endswith("sampled again: the disk is full") for it in messages)

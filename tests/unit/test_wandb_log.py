@@ -3,28 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
-from evalgen.wandb_log import log_to_wandb
+from evalgen.progress import Monitor
+from evalgen.wandb_log import WandbLog
+from evalgen.work import Work
+
+SUMMARY: dict[str, Any] = {"datasets": [{"name": "sampled_x", "num_draws": 10}], "timings": {"total": 1.5}}
 
 
-def test_a_job_is_logged_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def job(tmp_path: Path, logging_type: str = "wandb") -> tuple[JobConfig, Experiment]:
+    config = JobConfig(
+        data_model_path="run", output_dir=str(tmp_path), logging_type=logging_type, wandb_project="evalgen"
+    )
+    return config, Experiment.create(config)
+
+
+def test_a_job_is_logged_offline_as_it_runs_and_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    config = JobConfig(data_model_path="run", output_dir=str(tmp_path), logging_type="wandb", wandb_project="evalgen")
-    experiment = Experiment.create(config)
-    summary = {"datasets": [{"name": "sampled_x", "num_draws": 10}], "timings": {"total": 1.5}}
-    log_to_wandb(config, experiment, summary)
+    config, experiment = job(tmp_path)
+    with WandbLog(config, experiment) as wandb_log:
+        wandb_log.show(Monitor(Work(units=(), ungraded=()), 0.0).progress(1.0))
+        wandb_log.finish(SUMMARY)
     assert not caplog.messages  # it warns where it cannot log
     (logged,) = experiment.directory.glob("wandb/offline-run-*/run-*.wandb")
     content = logged.read_bytes()
-    assert b"timings/total_s" in content
-    assert experiment.directory.name.encode() in content
+    for word in (b"timings/total_s", b"progress/num_answered", experiment.directory.name.encode()):
+        assert word in content
     (table,) = experiment.directory.glob("wandb/offline-run-*/files/media/table/datasets_*.table.json")
     assert "sampled_x" in table.read_text()
+    captured = capfd.readouterr()
+    assert captured.out == captured.err == "", "the terminal is ours"
+
+
+def test_a_wandb_that_cannot_begin_is_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+
+    def refuse(**_: object) -> None:
+        raise wandb.errors.CommError("no such entity")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    config, experiment = job(tmp_path)
+    with WandbLog(config, experiment) as wandb_log:
+        wandb_log.show(Monitor(Work(units=(), ungraded=()), 0.0).progress(1.0))
+        wandb_log.finish(SUMMARY)
+    (message,) = caplog.messages
+    assert "no such entity" in message and str(experiment.directory) in message
+
+
+def test_without_it_nothing_is_begun(tmp_path: Path) -> None:
+    config, experiment = job(tmp_path, "disk")
+    with WandbLog(config, experiment) as wandb_log:
+        wandb_log.finish(SUMMARY)
+    assert list(experiment.directory.iterdir()) == []

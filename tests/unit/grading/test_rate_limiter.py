@@ -411,3 +411,45 @@ def test_limits_that_drop_are_followed_within_seconds() -> None:
 def test_a_limit_that_would_let_nothing_through_is_refused(per_minute: float | None, max_connections: int) -> None:
     with pytest.raises(AssertionError):
         RateLimiter(limits=Limits(requests=per_minute), max_connections=max_connections)
+
+
+def test_its_state_says_what_became_of_requests_and_what_they_took() -> None:
+    async def scenario() -> None:
+        gate = limiter(requests=1_200, breaker=Breaker(900))
+        assert (gate.state().num_requests, gate.state().breaker) == (0, "closed")
+        assert gate.state().limits == Limits(requests=pytest.approx(1_200))
+        await gate.settle([answered(await one(gate), 300, 100, cost_usd=0.5)])
+        await gate.settle([Outcome(lease=await one(gate), kind="throttled")])
+        await gate.settle([Outcome(lease=await one(gate), kind="unsent")])
+        lost = answered(await one(gate), 7, 3, cost_usd=None)
+        for _ in range(2):  # settled once, however often it is told
+            await gate.settle([lost])
+        held = await one(gate)
+        state = gate.state()
+        assert state.outcomes == {"answered": 2, "throttled": 1, "unsent": 1}
+        assert (state.num_requests, state.num_throttled, state.num_in_flight, state.num_unpriced) == (3, 1, 1, 1)
+        assert (state.input_tokens, state.output_tokens, state.cost_usd) == (307, 103, 0.5)
+        assert state.cap_usd is None and state.spent_usd is None
+        for topic in range(6):
+            held = (await gate.acquire([demand(str(topic))], HOLDER))[0]
+            await gate.settle([Outcome(lease=held, kind="failed", error="HTTP 529")])
+        assert gate.state().breaker == "open"
+
+    run_in_virtual_time(scenario())
+
+
+def test_limits_that_are_learned_are_logged_and_those_that_change_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        gate = limiter()
+        for announced in (1_000, 1_000, 300):
+            await gate.settle([answered(await one(gate), limits=Limits(requests=announced))])
+
+    with caplog.at_level("INFO", "evalgen"):
+        run_in_virtual_time(scenario())
+    assert [(record.levelname, "1000" in record.getMessage()) for record in caplog.records] == [
+        ("INFO", True),
+        ("WARNING", False),
+    ]
+    assert "we used 990 and use 297" in caplog.records[1].getMessage()

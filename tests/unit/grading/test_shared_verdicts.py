@@ -155,3 +155,32 @@ def test_answers_that_come_together_are_one_write(tmp_path: Path) -> None:
         assert graded_keys(tmp_path) == {each.key for each in asked}
 
     run_in_virtual_time(scenario())
+
+
+def test_each_verdict_is_news_once_whoever_stores_it_and_however_often(tmp_path: Path) -> None:
+    cached, asked, other = question(" cached"), question(" asked"), question(" other")
+    earlier = VerdictStore(tmp_path / "earlier")
+    earlier.add([answer(cached)])
+    earlier.close()
+    again = Verdict(kind="not_equivalent", api_calls=3)
+    model = asked.grader.model
+
+    async def scenario() -> None:
+        store = VerdictStore(tmp_path / "now", list((tmp_path / "earlier").glob("*.parquet")))
+        shared = SharedVerdicts(store, now)
+        for holder in "ab":  # the second time it is one of this job's
+            await shared.claim([cached, asked, other], holder)
+        stored = answer(asked, again)
+        for _ in range(3):  # Ray may repeat a call
+            await shared.add([stored])
+        await shared.add([answer(other, Verdict(kind="ungraded", api_calls=1))])
+        assert shared.answered == {(model, "equivalent"): 1, (model, "not_equivalent"): 1, (model, "ungraded"): 1}
+        assert shared.cached == {model: 1} and shared.asked_again == {model: 1}
+        # Begun anew, as its actor would be: what is on disk is no news.
+        anew = SharedVerdicts(VerdictStore(tmp_path / "now"), now)
+        await anew.add([stored])
+        assert anew.answered.total() == 0
+        await anew.add([answer(other)])
+        assert anew.answered == {(model, "equivalent"): 1}, "an ungraded question that is judged after all"
+
+    run_in_virtual_time(scenario())

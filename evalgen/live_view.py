@@ -1,0 +1,232 @@
+"""What a person sees of a job in mid-run: a few live lines on a terminal; elsewhere a line every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from evalgen.job_log import fields
+from evalgen.progress import Progress
+from evalgen.records import BatchProgress
+
+LINE_EVERY_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class LiveView:
+    """Shows the last that it was told. `quiet`: nothing on the terminal; every line it would print is logged anyway."""
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or Console(stderr=True)
+        self._clock = clock
+        is_live = self._console.is_interactive and not quiet  # a dumb terminal gets lines, like a file
+        # Drawn when there is something new, and never in between: nothing flickers.
+        self._live = Live(console=self._console, auto_refresh=False) if is_live else None
+        self._prints_lines = not (quiet or is_live)
+        self._last: _Shown | None = None  # that was told
+        self._last_line: tuple[str, float] | None = None  # that was printed, without its time; and when
+
+    def __enter__(self) -> LiveView:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._last is not None:
+            self._say(self._last)
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, progress: Progress) -> None:
+        """To be called as often as is convenient, by any thread."""
+        self._show(_Shown(parts=line_parts(progress), time=time_text(progress), panel=panel(progress), of=progress))
+
+    def show_batches(self, progress: BatchProgress) -> None:
+        """The same for Message Batches."""
+        self._show(_Shown(parts=batch_parts(progress), time="", panel=batch_panel(progress)))
+
+    def _show(self, shown: _Shown) -> None:
+        self._last = shown
+        if self._live is not None:
+            self._live.update(shown.panel, refresh=True)
+        if self._last_line is None or self._clock() - self._last_line[1] >= LINE_EVERY_S:
+            self._say(shown)
+
+    def _say(self, shown: _Shown) -> None:
+        """Prints and logs a line, if anything but the time is new."""
+        text = "; ".join(shown.parts)
+        if self._last_line is not None and text == self._last_line[0]:
+            return
+        self._last_line = (text, self._clock())
+        if shown.of is None:
+            log.info("%s", text)
+        else:
+            log.info("progress", extra=fields(**shown.of.fields()))
+        if self._prints_lines:
+            line = f"{text}; {shown.time}" if shown.time else text
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+class _Shown:
+    """One state, in every form."""
+
+    def __init__(self, *, parts: Iterable[str], time: str, panel: RenderableType, of: Progress | None = None) -> None:
+        self.parts, self.time, self.panel, self.of = list(parts), time, panel, of
+
+
+def line_parts(progress: Progress) -> list[str]:
+    """All figures but the time."""
+    parts = [f"sampled {_sampled(progress)}, {_drawn(progress)}"]
+    if progress.num_questions:
+        parts.append(f"graded {_graded(progress)}, {_judged(progress)}")
+    if progress.num_requests:
+        parts += [_requests(progress), _tokens(progress)]
+    if cost := _cost(progress):
+        parts.append(cost)
+    if progress.is_judge_away:
+        parts.append(JUDGE_AWAY)
+    return parts
+
+
+def panel(progress: Progress) -> RenderableType:
+    """At most seven lines, for 80 columns or more."""
+    rows: list[tuple[str, RenderableType]] = [
+        ("sampling", _bar_line(progress.num_sampled, progress.num_parts, _sampled(progress))),
+        ("", _drawn(progress)),
+    ]
+    if progress.num_questions:
+        rows.append(("grading", _bar_line(progress.num_answered, progress.num_questions, _graded(progress))))
+        rows.append(("", _judged(progress)))
+    if progress.num_requests:
+        rows.append(("judge", Text(JUDGE_AWAY, style="bold red") if progress.is_judge_away else _requests(progress)))
+        rows.append(("", _tokens(progress)))
+    end = [part for part in (_cost(progress), time_text(progress)) if part]
+    rows.append(("", "; ".join(end)))
+    return _grid(rows)
+
+
+def batch_parts(progress: BatchProgress) -> list[str]:
+    failed = progress.num_errored + progress.num_expired + progress.num_canceled
+    return [
+        f"{progress.num_ended} of {progress.num_batches} batches have ended",
+        f"of {progress.num_questions:,} questions {progress.num_processing:,} are at work, "
+        f"{progress.num_succeeded:,} answered, {failed:,} failed",
+    ]
+
+
+def batch_panel(progress: BatchProgress) -> RenderableType:
+    ended, questions = batch_parts(progress)
+    rows: list[tuple[str, RenderableType]] = [
+        ("batches", _bar_line(progress.num_ended, progress.num_batches, ended.removesuffix(" have ended"))),
+        ("", questions),
+    ]
+    if progress.oldest_age_s is not None:
+        rows.append(("", f"the oldest was sent {duration_text(progress.oldest_age_s)} ago"))
+    return _grid(rows)
+
+
+JUDGE_AWAY = "the judge's server fails: all requests wait until it is well"
+
+
+def _grid(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(width=8, no_wrap=True)
+    grid.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    for label, content in rows:
+        grid.add_row(Text(label, style="bold"), Text(content) if isinstance(content, str) else content)
+    return grid
+
+
+def _bar_line(done: int, total: int, figures: str) -> Table:
+    line = Table.grid(padding=(0, 1), expand=True)
+    line.add_column(ratio=1)
+    line.add_column(no_wrap=True, min_width=26)
+    line.add_row(ProgressBar(total=max(1, total), completed=done if total else 1), Text(figures))
+    return line
+
+
+def _sampled(progress: Progress) -> str:
+    failed = f", {progress.num_failed:,} failed" if progress.num_failed else ""
+    again = f", {progress.num_retried:,} again" if progress.num_retried else ""
+    return f"{progress.num_sampled:,} of {progress.num_parts:,} parts{failed}{again}"
+
+
+def _drawn(progress: Progress) -> str:
+    return f"{count_text(progress.num_draws)} draws, {count_text(progress.num_distinct)} distinct completions"
+
+
+def _graded(progress: Progress) -> str:
+    return f"{count_text(progress.num_answered)} of {count_text(progress.num_questions)}"
+
+
+def _judged(progress: Progress) -> str:
+    share = "-" if progress.equivalent_share is None else f"{progress.equivalent_share:.1%}"
+    cached = f", {progress.num_cached:,} from earlier jobs" if progress.num_cached else ""
+    again = f", {progress.num_asked_again:,} asked again" if progress.num_asked_again else ""
+    return f"{share} equivalent, {progress.num_ungraded:,} ungraded{cached}{again}"
+
+
+def _requests(progress: Progress) -> str:
+    rate = _of_limit(progress.requests_per_minute, progress.limits.requests)
+    throttled = f", {progress.num_throttled:,} throttled" if progress.num_throttled else ""
+    return f"{rate} requests a minute, {progress.num_in_flight:,} in flight{throttled}"
+
+
+def _tokens(progress: Progress) -> str:
+    sent = _of_limit(progress.input_tokens_per_minute, progress.limits.input_tokens)
+    received = _of_limit(progress.output_tokens_per_minute, progress.limits.output_tokens)
+    return f"tokens a minute: {sent} in, {received} out"
+
+
+def _cost(progress: Progress) -> str:
+    """Nothing where nothing is paid for."""
+    if not progress.num_requests and progress.cap_usd is None:
+        return ""
+    spent = "cost unknown" if progress.cost_usd is None else f"${progress.cost_usd:,.2f}"
+    return spent if progress.cap_usd is None else f"{spent} of ${progress.cap_usd:,.2f}"
+
+
+def _of_limit(rate: float | None, limit: float | None) -> str:
+    value = "-" if rate is None else count_text(round(rate))
+    return value if limit is None else f"{value} of {count_text(round(limit))}"
+
+
+def time_text(progress: Progress) -> str:
+    """How long it has taken, and how long it will."""
+    left = "-" if progress.eta_s is None else duration_text(progress.eta_s)
+    return f"{duration_text(progress.elapsed_s)} so far, {left} left"
+
+
+def count_text(number: int) -> str:
+    """Seven characters at most, up to a million million."""
+    for unit, size in (("B", 10**9), ("M", 10**6)):
+        if number >= size:
+            return f"{number / size:.2f}{unit}"
+    return f"{number:,}"
+
+
+def duration_text(seconds: float) -> str:
+    """Two units at most, no finer than anybody wants to know."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes = whole // 60
+    if minutes < 10:
+        return f"{minutes} min {whole % 60} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"

@@ -1,0 +1,162 @@
+"""The job's metrics on Ray's metrics endpoint, for Prometheus: `ray_evalgen_...`, counters with `_total`.
+
+Each is exported by the actor that knows it, as what has come since it was last exported: a call that Ray repeats adds
+nothing. A process that begins anew begins at 0, as Prometheus expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+
+from ray.util.metrics import Counter, Gauge
+
+from evalgen.grading.limiter_state import LimiterState
+from evalgen.grading.shared_verdicts import SharedVerdicts
+from evalgen.records import Checkpoint, Limits
+
+CHECKPOINT_TAGS = ("run", "checkpoint")
+
+
+class Total:
+    """A counter that follows a total."""
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...] = ()) -> None:
+        self._counter = Counter(name, description=description, tag_keys=tag_keys)
+        self._tag_keys = tag_keys
+        self._exported: dict[tuple[str, ...], float] = {}
+
+    def bring_to(self, total: float, *tags: str) -> None:
+        """`tags` are values, in the order of the keys."""
+        more = total - self._exported.get(tags, 0)
+        if more > 0:
+            self._counter.inc(more, tags=dict(zip(self._tag_keys, tags, strict=True)))
+            self._exported[tags] = total
+
+
+@dataclass(kw_only=True)
+class SampledTotals:
+    """Of one checkpoint, since the store's process began."""
+
+    draws: int = 0
+    distinct_completions: int = 0  # summed over units: one that two units have counts twice
+    model_evaluations: int = 0
+    units_done: int = 0
+    units_failed: int = 0
+    units_retried: int = 0
+    checkpoint_load_seconds: float = 0.0
+    sampling_seconds: float = 0.0
+    out_of_memory_halvings: int = 0
+
+
+@dataclass(kw_only=True)
+class StoreTotals:
+    """What the store exports."""
+
+    planned: Mapping[Checkpoint, int]  # units
+    sampled: dict[Checkpoint, SampledTotals] = field(default_factory=dict)
+
+    def of(self, checkpoint: Checkpoint) -> SampledTotals:
+        return self.sampled.setdefault(checkpoint, SampledTotals())
+
+
+class StoreMetrics:
+    """Exported by the store's process alone."""
+
+    def __init__(self) -> None:
+        self._sampled = {
+            it.name: Total(f"evalgen_{it.name}", SAMPLED_DESCRIPTIONS[it.name], CHECKPOINT_TAGS)
+            for it in fields(SampledTotals)
+        }
+        self._planned = Gauge("evalgen_units_planned", "sampling units of this part of the job", CHECKPOINT_TAGS)
+        self._answered = Total("evalgen_questions_answered", "questions with a new verdict", ("grader", "verdict"))
+        self._cached = Total("evalgen_questions_cached", "of these, paid for by an earlier experiment", ("grader",))
+        self._ungraded = Total("evalgen_questions_ungraded", "of these, without a judgement", ("grader",))
+        self._retried = Total("evalgen_questions_retried", "of these, that took more requests than votes", ("grader",))
+        self._waiting = Gauge("evalgen_questions_waiting", "completions that have no verdict yet")
+
+    def export(self, totals: StoreTotals, verdicts: SharedVerdicts, num_waiting: int) -> None:
+        for checkpoint, number in totals.planned.items():
+            self._planned.set(number, tags=dict(zip(CHECKPOINT_TAGS, (checkpoint.run, checkpoint.name), strict=True)))
+        for checkpoint, sampled in totals.sampled.items():
+            for name, counter in self._sampled.items():
+                counter.bring_to(getattr(sampled, name), checkpoint.run, checkpoint.name)
+        for (grader, kind), number in verdicts.answered.items():
+            self._answered.bring_to(number, grader, kind)
+            if kind == "ungraded":
+                self._ungraded.bring_to(number, grader)
+        _bring_all(self._cached, verdicts.cached.items())
+        _bring_all(self._retried, verdicts.asked_again.items())
+        self._waiting.set(num_waiting)
+
+
+class LimiterMetrics:
+    """Exported by the limiter's process alone."""
+
+    def __init__(self) -> None:
+        self._requests = Total("evalgen_requests", "grading requests that have ended", ("outcome",))
+        self._throttled = Total("evalgen_throttled", "requests that the server put off with a 429")
+        self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them")
+        self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with")
+        self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known")
+        self._wait = Total("evalgen_limiter_wait_seconds", "that requests waited for their turn, all together")
+        self._in_flight = Gauge("evalgen_requests_in_flight", "grading requests under way")
+        self._limits = {
+            it.name: Gauge(f"evalgen_limit_{it.name}_per_minute", "that the job keeps to; absent: none is known")
+            for it in fields(Limits)
+        }
+        self._breaker = Gauge("evalgen_breaker_open", "1 while the judge's server fails and all requests wait")
+
+    def export(self, state: LimiterState) -> None:
+        _bring_all(self._requests, state.outcomes.items())
+        self._throttled.bring_to(state.num_throttled)
+        self._input_tokens.bring_to(state.input_tokens)
+        self._output_tokens.bring_to(state.output_tokens)
+        self._cost.bring_to(state.cost_usd)
+        self._wait.bring_to(state.wait_s)
+        self._in_flight.set(state.num_in_flight)
+        for name, gauge in self._limits.items():
+            gauge.set(getattr(state.limits, name))
+        self._breaker.set(int(state.breaker != "closed"))
+
+
+class ReplicaMetrics:
+    """Exported by each sampling replica."""
+
+    def __init__(self) -> None:
+        self._memory = Gauge(
+            "evalgen_kv_bytes",
+            "most memory beyond the weights while the last unit was sampled: keys and values, and working space; "
+            "replicas on CPUs do not know theirs",
+            CHECKPOINT_TAGS,
+        )
+
+    def export(self, checkpoint: Checkpoint) -> None:
+        """After a unit of it; begins to watch for the next."""
+        import torch  # what samples has imported it, if it samples with it
+
+        if not torch.cuda.is_available():
+            return
+        devices = range(torch.cuda.device_count())
+        peak = sum(torch.cuda.max_memory_allocated(it) - torch.cuda.memory_allocated(it) for it in devices)
+        self._memory.set(peak, tags=dict(zip(CHECKPOINT_TAGS, (checkpoint.run, checkpoint.name), strict=True)))
+        for it in devices:
+            torch.cuda.reset_peak_memory_stats(it)
+
+
+def _bring_all(counter: Total, totals: Iterable[tuple[str, float]]) -> None:
+    for tag, total in totals:
+        counter.bring_to(total, tag)
+
+
+SAMPLED_DESCRIPTIONS = {
+    "draws": "completions sampled",
+    "distinct_completions": "distinct completions, unit by unit",
+    "model_evaluations": "forward passes of one sequence each",
+    "units_done": "sampling units that are stored",
+    "units_failed": "sampling units given up",
+    "units_retried": "attempts at a unit that failed and were followed by another",
+    "checkpoint_load_seconds": "that replicas spent loading checkpoints",
+    "sampling_seconds": "that replicas spent sampling",
+    "out_of_memory_halvings": "how often a batch was halved because memory ran out",
+}
