@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-faults bench lint format lock clean
+.PHONY: help demo test test-consumers test-faults bench example-influence monitoring lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,10 @@ test: $(INSTALLED)  ## every test, on two cores, offline
 
 test-faults: $(INSTALLED)  ## strike jobs with every fault there is, and print what was lost: about 30 minutes
 	$(BIN)/python -m tests.faults.matrix $(FAULTS)
+
+monitoring:  ## Prometheus at localhost:9090, scraping this machine's Ray; README, Operating: Grafana
+	@command -v prometheus > /dev/null || { echo "prometheus is missing: apt-get install prometheus"; exit 1; }
+	prometheus --config.file=configs/prometheus.yml --storage.tsdb.path=/tmp/evalgen_prometheus --web.listen-address=localhost:9090
 
 bench: $(INSTALLED)  ## time the samplers against their peers: about 15 minutes; BENCH="--help" for more
 	$(BIN)/python -m tests.benchmarks.bench_sampling $(BENCH)

@@ -1,0 +1,57 @@
+"""PromQL over the job's metrics (`ray_jobs/metrics.py`), for the panels.
+
+Counters live as long as a node's Ray, gauges as long as the process that sets them. So totals are taken of processes
+that have a gauge: those of jobs that run.
+"""
+
+from __future__ import annotations
+
+SESSION = 'SessionName=~"$SessionName",ray_io_cluster=~"$Cluster"'
+CHECKPOINTS = f'{SESSION},run=~"$Run",checkpoint=~"$Checkpoint"'
+
+
+def sampled(name: str) -> str:
+    """A total of the store's, by checkpoint."""
+    return f"(ray_evalgen_{name}_total{{{CHECKPOINTS}}} and on (WorkerId) ray_evalgen_questions_waiting{{{SESSION}}})"
+
+
+def judged(name: str, more: str = "") -> str:
+    """A total of the store's, by grader; `more` label matchers."""
+    return f"(ray_evalgen_{name}_total{{{SESSION}{more}}} and on (WorkerId) ray_evalgen_questions_waiting{{{SESSION}}})"
+
+
+def asked(name: str) -> str:
+    """A total of the limiter's."""
+    return f"(ray_evalgen_{name}_total{{{SESSION}}} and on (WorkerId) ray_evalgen_requests_in_flight{{{SESSION}}})"
+
+
+def rate(name: str, labels: str = SESSION, over: str = "$__rate_interval") -> str:
+    """What is added to a total each second."""
+    return f"rate(ray_evalgen_{name}_total{{{labels}}}[{over}])"
+
+
+def gauge(name: str, labels: str = SESSION) -> str:
+    return f"ray_evalgen_{name}{{{labels}}}"
+
+
+# A process of the store that follows one that died plans all units again.
+PLANNED = f"sum(max by (run, checkpoint) ({gauge('units_planned', CHECKPOINTS)}))"
+ENDED = f"((sum({sampled('units_done')}) or vector(0)) + (sum({sampled('units_failed')}) or vector(0)))"
+UNITS_LEFT = f"({PLANNED} - {ENDED})"
+WAITING = f"sum({gauge('questions_waiting')})"
+ANSWERED = f"(sum({judged('questions_answered')}) or vector(0))"
+ANSWERS_A_SECOND = f"(sum({rate('questions_answered', over='1m')}) > 0)"
+EQUIVALENT, JUDGED = (judged("questions_answered", f",verdict{it}") for it in ('="equivalent"', '!="ungraded"'))
+ASKED_IN_ALL = f"({ANSWERED} + {WAITING})"
+FAILED_A_SECOND = rate("requests", f'{SESSION},outcome="failed"', "5m")
+
+
+def actors(kinds: str) -> str:
+    """Processes of these classes, by what they are doing."""
+    return f'ray_actors{{{SESSION},Source="executor",Name=~".*({kinds}).*"}}'
+
+
+# A unit appears when it is stored, which may be once in many minutes: no rate of the last few can be told.
+UNIT_SECONDS = f"(sum({sampled('sampling_seconds')}) + sum({sampled('checkpoint_load_seconds')}))"
+OF_EACH_UNIT = f"{UNIT_SECONDS} / sum({sampled('units_done')}) / sum({actors('SamplingActor')})"
+SAMPLING_LEFT = f"({UNITS_LEFT} * {OF_EACH_UNIT}) or ({UNITS_LEFT} == 0)"  # replicas end when nothing is left
