@@ -22,8 +22,14 @@ demo: $(INSTALLED)  ## train the four demo runs, then sample, grade and write th
 test: $(INSTALLED)  ## every test, on two cores, offline
 	$(BIN)/python -m pytest
 
+test-consumers: $(INSTALLED)  ## load a dataset as its users do, in environments of their own: 2 minutes, 5 more the first time
+	$(BIN)/python -m pytest tests/consumers
+
 test-faults: $(INSTALLED)  ## strike jobs with every fault there is, and print what was lost: about 30 minutes
 	$(BIN)/python -m tests.faults.matrix $(FAULTS)
+
+example-influence: $(INSTALLED)  ## from a run's sampled dataset to the documents behind it; INFLUENCE="--help" for more
+	$(BIN)/python -m tests.consumers.example_influence $(INFLUENCE)
 
 monitoring:  ## Prometheus at localhost:9090, scraping this machine's Ray; README, Operating: Grafana
 	@command -v prometheus > /dev/null || { echo "prometheus is missing: apt-get install prometheus"; exit 1; }
