@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from evalgen.dataset_rows import RowMaker
+from evalgen.dataset_rows import RowMaker, RowTokens
 from evalgen.job import DatasetPlan
 from evalgen.judged import Judged, judged
 from evalgen.prompt_figures import PromptFigures, prompt_figures
@@ -61,8 +61,12 @@ def assemble(
         of_kind = {kind: [it for it in of_query if it.verdict.kind == kind] for kind in get_args(VerdictKind)}
         rows, spanning = _rows_of_query(maker, of_kind["equivalent"])
         assembled.rows.extend(rows)
-        assembled.rejects.extend(map(maker.reject, of_kind["not_equivalent"]))
-        assembled.non_equivalent.extend(map(_not_kept, of_kind["not_equivalent"]))
+        rejects = [maker.reject(it) for it in of_kind["not_equivalent"]]
+        assembled.rejects.extend(rejects)
+        assembled.non_equivalent.extend(
+            _not_kept(it) | {name: reject[name] for name in ("logprob", "logprob_sampling")}
+            for it, reject in zip(of_kind["not_equivalent"], rejects, strict=True)
+        )
         assembled.left_out.extend(_not_kept(it) | {"reason": it.verdict.error} for it in of_kind["ungraded"])
         assembled.left_out.extend(_not_kept(it) | {"reason": SPANS_BOUNDARY} for it in spanning)
         assembled.prompts.append(prompt_figures(plan, query, of_query, rows))
@@ -94,7 +98,7 @@ def _one_row(maker: RowMaker, text: str, merged: list[Judged]) -> tuple[list[Unw
         return [], merged
     generation_idx = min(it.completion.generation_idx for it in merged)
     columns = maker.row(text, tokens, generation_idx, total_count(it.completion.sample_count for it in merged))
-    return [UnweighedRow(columns=columns, ids=tokens.ids, log_mass=tokens.log_mass)], []
+    return [_unweighed(columns, tokens, tokens.log_mass)], []
 
 
 def _row_per_draw(maker: RowMaker, text: str, merged: list[Judged]) -> tuple[list[UnweighedRow], list[Judged]]:
@@ -107,11 +111,15 @@ def _row_per_draw(maker: RowMaker, text: str, merged: list[Judged]) -> tuple[lis
             lost.append(it)
             continue
         for draw in tokens.sample.generation_indices:
-            rows.append(UnweighedRow(columns=maker.row(text, tokens, draw, 1), ids=tokens.ids, log_mass=0.0))
+            rows.append(_unweighed(maker.row(text, tokens, draw, 1), tokens, log_mass=0.0))
     if rows:
         log_mass = maker.tokens(text, merged).log_mass - log(len(rows))
         rows = [replace(row, log_mass=log_mass) for row in rows]
     return rows, lost
+
+
+def _unweighed(columns: dict[str, Any], tokens: RowTokens, log_mass: float) -> UnweighedRow:
+    return UnweighedRow(columns=columns, mass_ids=tokens.mass_ids, is_drawn=tokens.as_drawn, log_mass=log_mass)
 
 
 def _by_sequence(merged: Iterable[Judged]) -> Iterable[Judged]:

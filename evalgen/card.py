@@ -7,21 +7,22 @@ shown by `evalgen.markdown`, and the head is written by the Hub's own library.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCardData
 
 from evalgen.card_columns import columns
 from evalgen.card_loading import snippets
 from evalgen.card_words import grading_in_words, law_in_words, law_settings
-from evalgen.experiment import PARTIAL, PROMPTS_FILE, REJECTS_FILE
+from evalgen.dataset_files import CALIBRATION_FILE, PARTIAL, PROMPTS_FILE, REJECTS_FILE, ROWS_FILES
+from evalgen.dataset_files import CARD_FILE as CARD_FILE
 from evalgen.grading.calibration import instructions_sha256
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.job import DatasetPlan
@@ -30,9 +31,6 @@ from evalgen.prompt_figures import PromptFigures
 from evalgen.provenance import Provenance
 from evalgen.statistics import DatasetStatistics
 
-CARD_FILE = "README.md"
-CALIBRATION_FILE = "grader_calibration.json"
-ROWS_FILES = "eval_dataset/data/*.parquet"
 SHOWN_PROMPTS = 20  # in the card; prompts.parquet has all
 # Upper bounds of the Hub's size categories.
 _SIZES = (("n<1K", 10**3), ("1K<n<10K", 10**4), ("10K<n<100K", 10**5), ("100K<n<1M", 10**6), ("1M<n<10M", 10**7))
@@ -53,13 +51,11 @@ class DatasetFacts:
     def of_directory(cls, directory: Path) -> DatasetFacts:
         """Reads them from a dataset that is written but for its card."""
         calibration = directory / CALIBRATION_FILE
-        prompts = pq.read_table(directory / PROMPTS_FILE)
-        nested = pq.read_table(directory / "eval_dataset" / "data", columns=["is_prefix_of"])["is_prefix_of"]
         return cls(
-            prompts=tuple(PromptFigures(**row) for row in prompts.slice(0, SHOWN_PROMPTS).to_pylist()),
-            num_prompts=len(prompts),
+            prompts=tuple(PromptFigures(**row) for row in islice(_rows(directory / PROMPTS_FILE), SHOWN_PROMPTS)),
+            num_prompts=pq.read_metadata(directory / PROMPTS_FILE).num_rows,
             num_rejects=pq.read_metadata(directory / REJECTS_FILE).num_rows,
-            num_nested=pc.sum(pc.is_valid(nested)).as_py() or 0,
+            num_nested=sum(_num_valid(file, "is_prefix_of") for file in directory.glob(ROWS_FILES)),
             calibration=json.loads(calibration.read_text(encoding="utf-8")) if calibration.exists() else None,
         )
 
@@ -137,6 +133,17 @@ def with_calibration(card: str, calibration: Mapping[str, Any]) -> str:
     before, start, rest = card.partition(_marker("calibration", key))
     _, end, after = rest.partition(_marker("end of calibration", key))
     return before + _calibration(key, calibration) + after if start and end else card
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(SHOWN_PROMPTS):
+            yield from batch.to_pylist()
+
+
+def _num_valid(file: Path, column: str) -> int:
+    with pq.ParquetFile(file) as parquet:
+        return sum(len(batch) - batch[column].null_count for batch in parquet.iter_batches(columns=[column]))
 
 
 def _size_category(num_rows: int) -> str:

@@ -14,7 +14,7 @@ MEANINGS = {
     "prompt_id": "id of the prompt, as its source has it",
     "prompt": "what the model was given",
     "completion": "what it went on with, cut where the judge cut it; begins with its space, if it has one",
-    "generation_idx": "the first draw that gave it; of an enumerated set its place by falling probability",
+    "generation_idx": "the (first) draw that gave it; if enumerated, its place by falling probability",
     "metadata": "where the prompt is from",
     "input_ids": "BOS (if the tokenizer has one), prompt, completion; no EOS, no padding",
     "labels": "the same, with -100 before the completion",
@@ -26,8 +26,11 @@ MEANINGS = {
     "logprob": "log-probability in nats of the labelled ids at T=1; null where they were not drawn",
     "logprob_sampling": "the same under the sampling law",
     "num_completion_tokens": "labelled ids",
-    "weight": "exp(`logprob`) over the sum of that over the prompt's rows, so that they sum to 1",
-    "is_prefix_of": "id of a row of the same prompt whose labelled ids begin with this row's and go on; null: none",
+    "weight": (
+        "exp(`logprob`) over the sum of that over the prompt's distinct completions, whose rows share it evenly; sums "
+        "to 1 over its rows. Where `logprob` is null, the probability of the drawn tokens that cover the text counts"
+    ),
+    "is_prefix_of": "id of a row of the prompt that begins with this one, and whose probability is part of its own",
     "token_ids": "ids as they were drawn, with EOS or stop string, not cut",
     "token_logprobs": "log-probability of each of `token_ids` in nats, at T=1",
     "tokens_as_drawn": "whether `input_ids` has the drawn ids; if not, the text was encoded again",

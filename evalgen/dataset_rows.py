@@ -30,7 +30,8 @@ class RowTokens:
     as_drawn: bool
     logprob: float | None  # nats, T=1, sum over ids; None where the ids were not drawn
     logprob_sampling: float | None  # likewise under the sampling law
-    log_mass: float  # nats, T=1, of the shortest start of the draw that has the row's text; logprob where that is known
+    mass_ids: tuple[int, ...]  # the shortest start of the draw that has the row's text; `ids` where they are as drawn
+    log_mass: float  # its log-probability in nats, T=1
     judged: Judged  # the completion that was drawn
     sample: Sample  # of it, that the ids are of; the most prevalent one where they are not as drawn
 
@@ -61,7 +62,7 @@ class RowMaker:
             if ids is not None:
                 by_ids[ids].append((judged, sample))
         if not by_ids:
-            return self._encoded(text, *max(drawn, key=lambda it: it[1].prevalence))
+            return self._encoded(text, *min(drawn, key=lambda it: (-it[1].prevalence, it[1].generation_indices[0])))
         ids, of_ids = min(
             by_ids.items(),
             key=lambda item: (
@@ -76,6 +77,7 @@ class RowMaker:
             as_drawn=True,
             logprob=logprob,
             logprob_sampling=sum(sample.token_logprobs_sampling[: len(ids)]),
+            mass_ids=ids,
             log_mass=logprob,
             judged=judged,
             sample=sample,
@@ -132,6 +134,7 @@ class RowMaker:
             as_drawn=False,
             logprob=None,
             logprob_sampling=None,
+            mass_ids=covering,
             log_mass=sum(sample.token_logprobs[: len(covering)]),
             judged=judged,
             sample=sample,

@@ -86,9 +86,10 @@ class EvalDataset:
             raise InputError(f"{directory} is no evaluation dataset: it has no eval_dataset/")
         try:
             dataset = load_from_disk(str(directory / "eval_dataset"))
-        except (OSError, ValueError, pa.ArrowException) as error:
+        except Exception as error:  # whatever datasets and Arrow make of a broken directory
             raise InputError(f"{directory / 'eval_dataset'} cannot be read: {' '.join(str(error).split())}") from error
-        assert isinstance(dataset, Dataset)
+        if not isinstance(dataset, Dataset):
+            raise InputError(f"{directory / 'eval_dataset'} is a {type(dataset).__name__}, and no dataset")
         return cls(dataset, load_functions(directory / FUNCTIONS_FILE))
 
 

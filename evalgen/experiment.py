@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from evalgen.assembly import AssembledDataset
 from evalgen.config import JobConfig
+from evalgen.dataset_files import CALIBRATION_FILE, LEFT_OUT_FILE
+from evalgen.dataset_files import PARTIAL as PARTIAL
+from evalgen.dataset_files import PROMPTS_FILE as PROMPTS_FILE
+from evalgen.dataset_files import REJECTS_FILE as REJECTS_FILE
 from evalgen.errors import ConfigError
-from evalgen.eval_dataset import FEATURES, EvalDatasetWriter
 from evalgen.files import JsonListWriter, whole_directory, write_json
-from evalgen.job import DatasetPlan
 from evalgen.parquet_rows import ParquetRowsWriter
-from evalgen.prompt_figures import PROMPTS_SCHEMA
 from evalgen.resume import CONFIG_FILE, PLAN_FILE, check_same_prompts, plan_record, with_graders
 
-PARTIAL = ".partial"
-REJECTS_FILE = "non_equivalent_completions.parquet"
-PROMPTS_FILE = "prompts.parquet"
+if TYPE_CHECKING:
+    from evalgen.assembly import AssembledDataset
+    from evalgen.job import DatasetPlan
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,9 @@ class Experiment:
             _write_parts(directory, parts)
             if missing:
                 write_json(directory / "missing.json", missing)
+            for calibration in (partial / CALIBRATION_FILE, self.datasets / name / CALIBRATION_FILE):
+                if calibration.is_file():  # of the dataset whose place this one takes: it may have cost money
+                    shutil.copyfile(calibration, directory / CALIBRATION_FILE)
             then(directory)
         if not missing:
             shutil.rmtree(partial, ignore_errors=True)  # from an earlier part of the job
@@ -174,7 +177,11 @@ class Experiment:
 
 
 def _write_parts(directory: Path, parts: Iterable[AssembledDataset]) -> None:
-    left_out_file = directory / "left_out.json"
+    # Here: it takes seconds, and most that know where an experiment's files are write no dataset.
+    from evalgen.eval_dataset import FEATURES, EvalDatasetWriter
+    from evalgen.prompt_figures import PROMPTS_SCHEMA
+
+    left_out_file = directory / LEFT_OUT_FILE
     with (
         EvalDatasetWriter(directory) as dataset,
         ParquetRowsWriter(directory / REJECTS_FILE, FEATURES.arrow_schema) as rejects,

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, groupby
-from math import log
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +16,6 @@ from evalgen.errors import InputError
 from evalgen.eval_dataset import ARROW_FILE, EvalDatasetWriter
 from evalgen.files import sha256_of, whole_directory
 from evalgen.tokenization import IGNORED_LABEL
-from evalgen.weights import UnweighedRow, weighed
 
 Form = Literal["padded", "three_column", "jsonl", "datasets3"]
 TOKEN_COLUMNS = ("input_ids", "labels", "attention_mask")
@@ -35,7 +31,6 @@ class Export:
     form: Form
     max_length: int | None = None  # to which rows are padded; None: to the longest
     pad_id: int = 0  # no reader looks at it: the mask is 0 there
-    exclusive: bool = False  # only rows whose labelled ids begin with no other row's, as a job with --exclusive
 
 
 def export_dataset(source: Path, target: Path, export: Export) -> int:
@@ -50,14 +45,14 @@ def export_dataset(source: Path, target: Path, export: Export) -> int:
     with whole_directory(target) as directory:
         if export.form == "jsonl":
             with (directory / JSONL_FILE).open("w", encoding="utf-8") as file:
-                for row in _rows(dataset, export):
+                for row in _rows(dataset):
                     file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                     num_rows += 1
             return num_rows
         names = TOKEN_COLUMNS if export.form == "three_column" else dataset.column_names
         features = Features({name: dataset.features[name] for name in names})
         with EvalDatasetWriter(directory, features) as writer:
-            for row in _rows(dataset, export):
+            for row in _rows(dataset):
                 padded = _padded(row, length, export.pad_id) if export.form == "padded" else row
                 writer.write_rows([{name: padded[name] for name in names}])
                 num_rows += 1
@@ -80,30 +75,9 @@ def _loaded(source: Path) -> Dataset:
     return dataset
 
 
-def _rows(dataset: Dataset, export: Export) -> Iterator[Row]:
-    tables = dataset.with_format("arrow").iter(BATCH_ROWS)
-    rows: Iterator[Row] = chain.from_iterable(table.to_pylist() for table in tables)
-    if not export.exclusive:
-        return rows
-    groups = groupby(rows, key=itemgetter("prompt_id"))
-    return chain.from_iterable(_exclusive(list(group)) for _, group in groups)
-
-
-def _exclusive(rows: list[Row]) -> list[dict[str, Any]]:
-    """A prompt's rows as a job with --exclusive has them: draws are merged, weights add up to 1 again."""
-    ids = [tuple(label for label in row["labels"] if label != IGNORED_LABEL) for row in rows]
-    if len(set(ids)) < len(ids):
-        raise InputError(
-            f"exclusive: rows of prompt {rows[0]['prompt_id']!r} have the same labelled ids, as after "
-            "--deduplicate false; make the dataset again with --exclusive"
-        )
-    if any(not row["weight"] > 0 for row in rows):
-        raise InputError(f"exclusive: a row of prompt {rows[0]['prompt_id']!r} has no weight; verify_dataset.py")
-    unweighed = [
-        UnweighedRow(columns=dict(row), ids=labelled, log_mass=log(row["weight"]))
-        for row, labelled in zip(rows, ids, strict=True)
-    ]
-    return weighed(unweighed, exclusive=True)
+def _rows(dataset: Dataset) -> Iterator[Row]:
+    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+        yield from table.to_pylist()
 
 
 def _padded_length(dataset: Dataset, max_length: int | None) -> int:

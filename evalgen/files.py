@@ -126,9 +126,9 @@ def set_aside(path: Path) -> None:
     sync(path.parent)
 
 
-def remove_unfinished(directory: Path) -> None:
-    """Removes what a kill left of writes in `directory`."""
-    for path in directory.glob(f"*{WRITING}"):
+def remove_unfinished(directory: Path, files: str = "*") -> None:
+    """Removes what a kill left of writes to `files` in `directory`. Nobody may be writing any of them."""
+    for path in directory.glob(f"{files}{WRITING}"):
         path.unlink()
 
 

@@ -1,11 +1,13 @@
 """The last stage: from the experiment's stored samples and verdicts to its datasets and their figures.
 
-Datasets are assembled prompt by prompt, so that memory is that of one sampling unit, however many draws there are; and
-of where each verdict is found.
+Datasets are assembled prompt by prompt, so that memory is that of one sampling unit and of the rows of one prompt, and
+of where each verdict is found. A prompt has as many rows as it has distinct completions, however often they were drawn;
+with `--deduplicate false` one for each draw.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +19,11 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from evalgen.assembly import AssembledDataset, assemble
-from evalgen.card import CARD_FILE, DatasetFacts, dataset_card
+from evalgen.card import DatasetFacts, dataset_card
+from evalgen.dataset_files import CALIBRATION_FILE, CARD_FILE
 from evalgen.experiment import Experiment
 from evalgen.files import write_text
+from evalgen.grading.calibration import is_calibration_of
 from evalgen.grading.grader_digest import grader_digest
 from evalgen.job import DatasetPlan
 from evalgen.provenance import Provenance, weights_digests
@@ -111,7 +115,13 @@ def _provenance(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase, weights_d
 def _write_card(
     plan: DatasetPlan, tally: DatasetTally, costs: Sequence[SamplingCost], provenance: Provenance, directory: Path
 ) -> None:
-    """Dated by its last unit, so that a dataset that is assembled again is the same to the byte."""
+    """Dated by its last unit, so that a dataset that is assembled again is the same to the byte.
+
+    A calibration of another grader, from before the dataset was graded again, goes.
+    """
+    calibration = directory / CALIBRATION_FILE
+    if calibration.exists() and not is_calibration_of(json.loads(calibration.read_text("utf-8")), plan.grader):
+        calibration.unlink()
     sampled_at = datetime.fromtimestamp(max((cost.finished_at for cost in costs), default=time.time()), UTC)
     facts = DatasetFacts.of_directory(directory)
     card = dataset_card(plan, tally.figures(costs), provenance, facts, sampled_at)

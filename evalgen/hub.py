@@ -26,14 +26,14 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
-from evalgen.card import CALIBRATION_FILE, CARD_FILE, ROWS_FILES, card_head, configs
+from evalgen.dataset_files import CALIBRATION_FILE, CARD_FILE, LEFT_OUT_FILE, PROMPTS_FILE, REJECTS_FILE, ROWS_FILES
 from evalgen.errors import ConfigError
-from evalgen.experiment import PROMPTS_FILE, REJECTS_FILE, Experiment
+from evalgen.experiment import Experiment
 from evalgen.markdown import printable, render
 
 log = logging.getLogger(__name__)
 
-UPLOADED = (CARD_FILE, ROWS_FILES, PROMPTS_FILE, REJECTS_FILE, "left_out.json", CALIBRATION_FILE)
+UPLOADED = (CARD_FILE, ROWS_FILES, PROMPTS_FILE, REJECTS_FILE, LEFT_OUT_FILE, CALIBRATION_FILE)
 MAX_REASON_CHARS = 300
 
 
@@ -114,6 +114,8 @@ def push_datasets(experiment: Experiment, repo_id: str) -> str:
 
 def _repository_card(experiment: Experiment, datasets: Sequence[Mapping[str, Any]], folders: Sequence[str]) -> str:
     """The card above several datasets, in as many folders: their figures, and what the Hub calls their files."""
+    from evalgen.card import card_head, configs  # here, so that who may not push does not wait for it
+
     entries = [
         {**dataset, "folder": folder, "configs": configs(_has_rejects(experiment, dataset), folder.rstrip("/"), folder)}
         for dataset, folder in zip(datasets, folders, strict=True)

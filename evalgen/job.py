@@ -9,8 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from evalgen.config import JobConfig, RunConfig
 from evalgen.errors import ConfigError, InputError
@@ -19,6 +18,9 @@ from evalgen.queries import collect_queries
 from evalgen.records import BATCH_PREFIX, Checkpoint, GraderSpec, Query, Question
 from evalgen.runs import find_inner_runs, model_size
 from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,20 @@ def asked_in_batches(plans: Sequence[DatasetPlan]) -> list[DatasetPlan]:
 
 
 def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:
+    """The datasets that `config` asks for, with everything checked.
+
+    Raises:
+        ConfigError, InputError: as from the two that it calls.
+    """
+    plans = plan_datasets(config)
+    check_tokenizers(plans)
+    return plans
+
+
+def plan_datasets(config: JobConfig) -> tuple[DatasetPlan, ...]:
     """The datasets that `config` asks for, in the order of its runs and of their checkpoints' steps.
+
+    No tokenizer is loaded, so that most mistakes are told at once.
 
     Raises:
         ConfigError, InputError: see the modules that find runs, queries and graders.
@@ -73,11 +88,15 @@ def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:
                 found.append(
                     DatasetPlan(name=name, checkpoint=checkpoint, queries=queries, grader=grader, settings=settings)
                 )
-    _check_tokenizers(found)
     return _with_unique_names(found)
 
 
-def _check_tokenizers(plans: list[DatasetPlan]) -> None:
+def check_tokenizers(plans: Sequence[DatasetPlan]) -> None:
+    """Whether each checkpoint has a tokenizer that fits it, and takes its prompts. The first call imports for seconds.
+
+    Raises:
+        InputError: one does not.
+    """
     tokenizers = {path: load_tokenizer(path) for path in sorted({p.checkpoint.tokenizer_path for p in plans})}
     for plan in plans:
         size, tokenizer = model_size(plan.checkpoint), tokenizers[plan.checkpoint.tokenizer_path]

@@ -21,6 +21,7 @@ LOG_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"
 MOST_WARNINGS = 3  # of one kind that the terminal shows
 MOST_EVENTS = 1_000  # kept until they are fetched
+RAY_IS_THERE = "ray is there"  # logged once by each part of a job: by it one sees how often a job was resumed
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,19 @@ log = logging.getLogger(__name__)
 
 
 def present(experiment: Experiment) -> None:
-    """Writes both, in place of older ones. That they cannot be written is a warning: the datasets are there."""
-    try:
-        write_report([experiment.directory], experiment.page)
-        write_text(experiment.directory / REPORT_FILE, seed_report(experiment.directory))
-    except Exception as error:  # of any kind: the job is done, and must not seem to have failed
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        log.warning("no report (%s); make it with: python ray_jobs/report.py %s", reason, experiment.directory)
+    """Writes both, in place of older ones. That one cannot be written is a warning: the datasets are there."""
+    for write in (_write_page, _write_seed_report):
+        try:
+            write(experiment)
+        except Exception as error:  # of any kind: the job is done, and must not seem to have failed
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            log.warning("no report (%s); make it with: python ray_jobs/report.py %s", reason, experiment.directory)
+
+
+def _write_page(experiment: Experiment) -> None:
+    experiment.page.unlink(missing_ok=True)  # of an earlier part of the job: it must not seem to be of this one
+    write_report([experiment.directory], experiment.page)
+
+
+def _write_seed_report(experiment: Experiment) -> None:
+    write_text(experiment.directory / REPORT_FILE, seed_report(experiment.directory))

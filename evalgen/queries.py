@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from evalgen.errors import InputError
@@ -18,8 +19,8 @@ from evalgen.records import Query
 
 log = logging.getLogger(__name__)
 
-TEXT_TYPES = ("string", "large_string")
-NUMBER_TYPES = ("int32", "int64")  # ids that are numbers are carried as their digits
+TEXT_TYPES = (pa.string(), pa.large_string())
+NUMBER_TYPES = (pa.int32(), pa.int64())  # ids that are numbers are carried as their digits
 
 
 class _JsonQuery(BaseModel):
@@ -149,20 +150,21 @@ def _matching(names: list[str], patterns: tuple[str, ...], directory: Path) -> l
 
 def _read_eval_dataset(path: Path, name: str) -> list[Query]:
     """The rows of a saved dataset. Its eval_functions.pkl is never opened: it is someone else's code."""
-    from datasets import Dataset, load_from_disk
-
     try:
-        dataset = load_from_disk(str(path))
-    except Exception as error:  # whatever datasets and arrow make of a broken directory
+        table = _saved_table(path)
+    except Exception as error:  # whatever json and Arrow make of a broken directory
         raise InputError(f"eval dataset {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(dataset, Dataset) or "prompt" not in dataset.column_names:
-        raise InputError(f"eval dataset {path} has no column 'prompt'; columns found: {dataset.column_names}")
-    columns = [column for column in ("id", "prompt", "completion") if column in dataset.column_names]
+    if "prompt" not in table.column_names:
+        raise InputError(f"eval dataset {path} has no column 'prompt'; columns found: {table.column_names}")
+    columns = [column for column in ("id", "prompt", "completion") if column in table.column_names]
     for column in columns:
-        allowed = TEXT_TYPES + (NUMBER_TYPES if column == "id" else ())
-        if getattr(dataset.features[column], "dtype", None) not in allowed:
-            raise InputError(f"eval dataset {path}: column {column!r} is {dataset.features[column]}, expected text")
-    rows = dataset.select_columns(columns).to_list()
+        found, allowed = table.schema.field(column).type, TEXT_TYPES + (NUMBER_TYPES if column == "id" else ())
+        if found not in allowed:
+            raise InputError(f"eval dataset {path}: column {column!r} is {found}, expected text")
+    try:
+        rows = table.select(columns).to_pylist()
+    except UnicodeDecodeError as error:
+        raise InputError(f"eval dataset {path} has a text that is not UTF-8: {error}") from None
     if any(row["prompt"] is None for row in rows):
         raise InputError(f"eval dataset {path}: a prompt is null, expected text")
     return [
@@ -174,6 +176,13 @@ def _read_eval_dataset(path: Path, name: str) -> list[Query]:
         )
         for row in rows
     ]
+
+
+def _saved_table(path: Path) -> pa.Table:
+    """What `save_to_disk` of any version of `datasets` wrote, as Arrow has it: the library takes a second to import."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    files = [path / file["filename"] for file in state["_data_files"]]
+    return pa.concat_tables(pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files)
 
 
 def _id_or_digest(given: str | None, prompt: str) -> str:

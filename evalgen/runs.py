@@ -151,11 +151,11 @@ def model_size(checkpoint: Checkpoint) -> ModelSize:
 
 
 def _hub_checkpoint(name: str) -> InnerRun:
+    if Path(name).is_absolute() or name.count("/") != 1:
+        raise InputError(f"data_model_path {name} does not exist; expected a run directory, a checkpoint or a hub id")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    if Path(name).is_absolute() or name.count("/") != 1:
-        raise InputError(f"data_model_path {name} does not exist; expected a run directory, a checkpoint or a hub id")
     try:
         hf_hub_download(name, "config.json", etag_timeout=5)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

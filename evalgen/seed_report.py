@@ -60,6 +60,7 @@ def seed_report(*directories: Path) -> str:
         graders=_graders(datasets),
         common=common,
         own=own,
+        unknown=[dataset for dataset in datasets if dataset.settings is None],
         commands=_commands(experiments),
         files=_files(datasets[0].directory) if datasets else [],
         columns=columns(),
@@ -69,6 +70,7 @@ def seed_report(*directories: Path) -> str:
             name: _sum([dataset.figures[name] for dataset in datasets])
             for name in ("api_calls", "input_tokens", "output_tokens", "cost_usd", "num_graded", "num_draws")
         },
+        num_reencoded=sum(dataset.figures["num_reencoded"] for dataset in datasets),
         is_offline=all(dataset.grader.model in OFFLINE_GRADERS for dataset in datasets),
         shown_prompts=SHOWN_PROMPTS,
         loading=_loading(datasets[0].directory) if datasets else "",
@@ -76,7 +78,11 @@ def seed_report(*directories: Path) -> str:
 
 
 def split_parameters(datasets: Sequence[ReportedDataset]) -> tuple[dict[str, Any], list[OwnParameters]]:
-    """The parameters that all datasets have in common, and those that differ, by who shares them."""
+    """The parameters that all datasets have in common, and those that differ, by who shares them.
+
+    Nothing is said of datasets whose settings are not known.
+    """
+    datasets = [dataset for dataset in datasets if dataset.settings is not None]
     parameters = [_parameters(dataset) for dataset in datasets]
     common = {
         name: value
@@ -107,6 +113,7 @@ def command_of(settings: RunConfig, experiment_name: str) -> list[str]:
 
 
 def _parameters(dataset: ReportedDataset) -> dict[str, Any]:
+    assert dataset.settings is not None, dataset.name
     values = dataset.settings.model_dump(mode="json", exclude=NO_PARAMETERS) | dict(dataset.job_settings)
     return {name: _as_text(value) for name, value in values.items()}
 
@@ -124,7 +131,7 @@ def _graders(datasets: Sequence[ReportedDataset]) -> list[dict[str, Any]]:
     """Each judge with its instructions once, as the file that it was read from, and whose it is."""
     found: dict[str, dict[str, Any]] = {}
     for dataset in datasets:
-        path = dataset.settings.grader_config_path
+        path = dataset.settings.grader_config_path if dataset.settings is not None else ""  # "": not known
         entry = found.setdefault(
             json.dumps([path, _grader_file(dataset.grader)]),
             {"path": path, "content": _grader_file(dataset.grader), "datasets": []},
@@ -148,6 +155,8 @@ def _commands(experiments: Sequence[ReportedExperiment]) -> str:
         commands[f"# All of it again\n{shlex.join(again)}"] = None
         name = STAMP.sub("", experiment.directory.name, count=1).partition("_")[2] or experiment.directory.name
         for dataset in experiment.datasets:
+            if dataset.settings is None:
+                continue
             flags = [f"  {shlex.quote(flag)}" for flag in command_of(dataset.settings, name)]
             lines = ["python ray_jobs/generate_eval_datasets.py", *flags]
             commands[" \\\n".join(lines)] = None

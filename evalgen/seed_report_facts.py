@@ -5,9 +5,8 @@ Only files are read that a job leaves behind, so that a report can be made where
 
 from __future__ import annotations
 
-import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalgen.config import RunConfig
+from evalgen.dataset_files import PARTIAL, REJECTS_FILE
+from evalgen.dataset_settings import run_configs, settings_of_dataset
 from evalgen.errors import InputError
-from evalgen.experiment import PARTIAL, REJECTS_FILE
 from evalgen.records import GraderSpec
 from evalgen.resume import CONFIG_FILE, PLAN_FILE
 
@@ -33,13 +33,17 @@ class ReportedDataset:
     directory: Path
     figures: Mapping[str, Any]  # its entry in `summary.json`
     prompts: tuple[Mapping[str, Any], ...]  # likewise
-    settings: RunConfig
+    settings: RunConfig | None  # None: of which run of the job it is, the files do not tell
     job_settings: Mapping[str, Any]
     grader: GraderSpec
 
     @property
     def name(self) -> str:
         return str(self.figures["name"])
+
+    @property
+    def is_enumerated(self) -> bool:
+        return self.figures["num_draws"] is None
 
     @cached_property
     def sources(self) -> list[str]:
@@ -85,7 +89,8 @@ class ReportedExperiment:
             if not (directory / name).is_file():
                 raise InputError(f"{directory} has no {name}; give the directory of an experiment that has ended")
         summary, config, plan = (_json(directory / name) for name in ("summary.json", CONFIG_FILE, PLAN_FILE))
-        datasets = [_dataset(directory, figures, summary, config, plan) for figures in summary["datasets"]]
+        runs = run_configs(config)
+        datasets = [_dataset(directory, figures, summary, config, plan, runs) for figures in summary["datasets"]]
         return cls(directory=directory, datasets=tuple(datasets), timings=summary["timings"])
 
 
@@ -95,6 +100,7 @@ def _dataset(
     summary: Mapping[str, Any],
     config: Mapping[str, Any],
     plan: Mapping[str, Any],
+    runs: Sequence[RunConfig],
 ) -> ReportedDataset:
     name = figures["name"]
     if "grader" not in plan[name]:
@@ -104,23 +110,10 @@ def _dataset(
         directory=directory / "sampled_eval_datasets" / folder,
         figures=figures,
         prompts=tuple(prompt for prompt in summary["prompts"] if prompt["dataset"] == name),
-        settings=_settings(figures, config),
+        settings=settings_of_dataset(figures, runs),
         job_settings={key: config[key] for key in JOB_SETTINGS},
         grader=GraderSpec(**plan[name]["grader"]),
     )
-
-
-def _settings(figures: Mapping[str, Any], config: Mapping[str, Any]) -> RunConfig:
-    """Of the run that the dataset is of, by what is known of it: its name, its checkpoint and the run's label."""
-    shared = {key: value for key, value in config.items() if key in RunConfig.model_fields}
-    runs = [RunConfig(**{**shared, **own}) for own in config["runs"] or [{}]]
-    named = [run for run in runs if figures["name"].startswith(f"{run.output_dataset_prefix}_")]
-    of_checkpoint = [
-        run for run in named if any(fnmatch.fnmatchcase(figures["checkpoint"], it) for it in run.checkpoint_patterns)
-    ]
-    of_run = [run for run in of_checkpoint if figures["run"].startswith(Path(str(run.data_model_path)).name)]
-    # A longer prefix is the nearer one. A checkpoint that was given by itself matches no pattern, and no label.
-    return max(of_run or of_checkpoint or named, key=lambda run: len(run.output_dataset_prefix))
 
 
 def _json(path: Path) -> Any:

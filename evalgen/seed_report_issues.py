@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from evalgen.job_log import RAY_IS_THERE
 from evalgen.journal import read_journal
 from evalgen.seed_report_facts import ReportedExperiment
 from evalgen.unit_store import LINES, StoredUnit
 from evalgen.verdict_table import VERDICTS_FILE
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z? (INFO|WARNING|ERROR) (.*)")
-BEGUN = re.compile(r"ray \d\S*, resources ")  # what each part of a job logs once
 RETRY = re.compile(r"; request \d+ in [\d.]+ s")
 NUMBER = re.compile(r"\d+(?:\.\d+)?|0x[0-9a-f]+")
 SHOWN_KINDS = 10  # of log lines, or of reasons; the files have all
@@ -36,20 +36,43 @@ class Happening:
     example: str | None = None
 
 
+class _Log:
+    """What is counted in a log, of which one line of a kind is kept: lines that differ in their numbers alone."""
+
+    def __init__(self) -> None:
+        self.num_parts = self.num_retries = 0
+        self._kinds: dict[str, Counter[str]] = {"WARNING": Counter(), "ERROR": Counter()}
+        self._examples: dict[str, str] = {}  # the first of a kind
+
+    def add(self, level: str, message: str) -> None:
+        self.num_parts += message.partition(" version=")[0] == RAY_IS_THERE
+        self.num_retries += bool(RETRY.search(message))
+        if level in self._kinds:
+            kind = NUMBER.sub("#", message)
+            self._kinds[level][kind] += 1
+            self._examples.setdefault(kind, message)
+
+    def of_level(self, level: str, title: str) -> list[Happening]:
+        kinds = self._kinds[level].most_common(SHOWN_KINDS)
+        return [Happening(title=title, count=count, example=self._examples[kind]) for kind, count in kinds]
+
+
 def happenings(experiment: ReportedExperiment) -> list[Happening]:
     """Of one experiment; none where all went well."""
     directory = experiment.directory
-    lines = list(_log_lines(directory / "experiment.log"))
+    log = _Log()
+    for level, message in _log_lines(directory / "experiment.log"):
+        log.add(level, message)
     found = [
         Happening(title="Prompts that could not be sampled", count=_total(experiment, "num_missing_prompts")),
         Happening(title="Times that a batch was halved because memory ran out", count=_num_halvings(directory)),
-        Happening(title="Times that the job went on after a stop", count=max(0, _count(lines, BEGUN) - 1)),
-        Happening(title="Requests to the judge that were sent again", count=_count(lines, RETRY)),
+        Happening(title="Times that the job went on after a stop", count=max(0, log.num_parts - 1)),
+        Happening(title="Requests to the judge that were sent again", count=log.num_retries),
         *_ungraded(directory, _total(experiment, "num_ungraded")),
         Happening(title="Equivalent completions that no row can hold", count=_total(experiment, "num_left_out")),
         Happening(title="Rows that had to be encoded again", count=_total(experiment, "num_reencoded")),
-        *_of_level(lines, "WARNING", "Warnings"),
-        *_of_level(lines, "ERROR", "Errors"),
+        *log.of_level("WARNING", "Warnings"),
+        *log.of_level("ERROR", "Errors"),
     ]
     return [happening for happening in found if happening.count]
 
@@ -59,20 +82,6 @@ def _log_lines(path: Path) -> Iterator[tuple[str, str]]:
     if path.exists():
         with path.open(encoding="utf-8", errors="replace") as file:
             yield from (match.groups() for line in file if (match := LOG_LINE.match(line)))  # type: ignore[misc]
-
-
-def _count(lines: list[tuple[str, str]], pattern: re.Pattern[str]) -> int:
-    return sum(bool(pattern.search(message)) for _, message in lines)
-
-
-def _of_level(lines: list[tuple[str, str]], level: str, title: str) -> list[Happening]:
-    """Lines of a level by kind: those that differ in their numbers alone are one."""
-    messages = [message for of, message in lines if of == level]
-    kinds = Counter(NUMBER.sub("#", message) for message in messages)
-    examples = {NUMBER.sub("#", message): message for message in reversed(messages)}  # the first of a kind
-    return [
-        Happening(title=title, count=count, example=examples[kind]) for kind, count in kinds.most_common(SHOWN_KINDS)
-    ]
 
 
 def _ungraded(directory: Path, num_ungraded: int) -> list[Happening]:

@@ -83,7 +83,7 @@ def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics],
         f"Seconds by stage: {stages}; total {timings.total_s():.1f} s",
         f"Datasets: {experiment.datasets}",
         f"Samples, verdicts, summary.json: {experiment.directory}",
-        f"Report: {experiment.page}",
+        *([f"Report: {experiment.page}"] if experiment.page.exists() else []),
     ):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 

@@ -1,18 +1,31 @@
-"""Seconds by stage, in the order in which the stages first began."""
+"""Seconds by stage, in the order in which the stages first began: they add up to the whole job."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
+
+SUMS_OVER_REPLICAS = "_all_replicas"  # names that end so are no stages: what the replicas took together, within one
+
 
 class Timings:
-    """`with timings.stage("assemble"): ...` adds the block's wall time to the stage."""
+    """`with timings.stage("assemble"): ...` adds the block's wall time to the stage. Stages do not overlap."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._begun = time.perf_counter()
+
+    @classmethod
+    def of_process(cls) -> Timings:
+        """As if made when this process was: what it did until now is the stage `start_python`."""
+        timings = cls()
+        timings.add("start_python", _age_of_process_s())
+        timings._begun -= timings.seconds["start_python"]
+        return timings
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -29,3 +42,20 @@ class Timings:
     def total_s(self) -> float:
         """Since this object was made."""
         return time.perf_counter() - self._begun
+
+    def whole(self) -> dict[str, float]:
+        """All stages so far, what passed between them as `other`, and their sum as `total`."""
+        total = self.total_s()
+        other = total - sum(seconds for name, seconds in self.seconds.items() if not name.endswith(SUMS_OVER_REPLICAS))
+        assert other > -0.001, f"stages overlap: {self.seconds} in {total} s"
+        return self.seconds | {"other": other, "total": total}
+
+
+def _age_of_process_s() -> float:
+    """The interpreter's own start included."""
+    created_at: float = psutil.Process().create_time()
+    if sys.platform != "linux":
+        return time.time() - created_at
+    # Linux counts from the boot, and knows the time of that to the second only; the difference of the two is exact.
+    booted_at: float = psutil.boot_time()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - (created_at - booted_at)

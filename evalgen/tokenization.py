@@ -15,11 +15,13 @@ from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
 from tempfile import TemporaryDirectory
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from evalgen.errors import InputError
 from evalgen.records import Checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED_LABEL = -100  # what torch's cross-entropy leaves out
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")  # sentencepiece's, for the bytes of a character that has no token
@@ -31,6 +33,8 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     Raises:
         InputError: there is none, or it cannot be read.
     """
+    from transformers import AutoTokenizer  # here: it takes seconds, and most that use this module load none
+
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # any of a dozen types, by tokenizer class; all mean the same to the user

@@ -116,7 +116,8 @@ class VerdictStore:
 
     def _opened(self) -> Journal:
         if self._journal is None:
-            remove_unfinished(self._directory)
+            for files in (JOURNAL, f"{VERDICTS_FILE}*"):  # the limiter may be writing its ledger here
+                remove_unfinished(self._directory, files)
             self._places = _places_of(self._directory / JOURNAL)
             self._journal = Journal(self._directory / JOURNAL)
             self._copy_file(self._journal)

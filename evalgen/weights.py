@@ -1,8 +1,9 @@
 """What the rows of one prompt weigh, and which of them contain each other.
 
-A row's log-probability is that of its labelled ids, whatever comes after them: all draws that begin with these ids are
-in it. So where the ids of one row begin with those of another, the other has the first one's probability in its own. Of
-texts that begin with each other this need not hold: a text can be written in several tokens.
+A row weighs the probability of some ids, whatever comes after them: all draws that begin with these ids are in it. They
+are the labelled ids where these were drawn; else the shortest start of the row's draw that has its text. So where these
+ids of one row begin with those of another, the other has the first one's probability in its own. Of texts that begin
+with each other this need not hold: a text can be written in several tokens.
 """
 
 from __future__ import annotations
@@ -23,8 +24,14 @@ class UnweighedRow:
     """A row of a dataset that lacks `weight` and `is_prefix_of`, which depend on the prompt's other rows."""
 
     columns: dict[str, Any]
-    ids: Ids  # the labelled ones
+    mass_ids: Ids  # whose probability it weighs
+    is_drawn: bool  # they are the labelled ones
     log_mass: float  # nats, T=1: the logarithm of what it weighs, but for a factor that is one for all of the prompt
+
+    @property
+    def text(self) -> str:
+        text: str = self.columns["completion"]
+        return text
 
 
 def weighed(rows: Sequence[UnweighedRow], exclusive: bool) -> list[dict[str, Any]]:
@@ -32,26 +39,51 @@ def weighed(rows: Sequence[UnweighedRow], exclusive: bool) -> list[dict[str, Any
     if exclusive:
         rows = prefix_free(rows)
     weights = normalized([row.log_mass for row in rows])
-    extensions = first_extensions([row.ids for row in rows])
     return [
         row.columns | {"weight": weight, "is_prefix_of": None if longer is None else rows[longer].columns["id"]}
-        for row, weight, longer in zip(rows, weights, extensions, strict=True)
+        for row, weight, longer in zip(rows, weights, _first_longer(rows), strict=True)
     ]
 
 
 def prefix_free(rows: Sequence[UnweighedRow]) -> list[UnweighedRow]:
-    """Those rows whose ids begin with no other row's, each with the draws of all that begin with its own."""
+    """Rows of which none has another's probability in its own, each with the draws of all whose probability it has.
+
+    Of rows with one probability that stays whose labelled ids were drawn, else that with the shortest text.
+    """
+    of_ids = _by_ids(rows)
+    kept = [min(places, key=lambda place: (not rows[place].is_drawn, len(rows[place].text))) for places in of_ids]
     merged: dict[int, list[UnweighedRow]] = {}
-    for row, shortest in zip(rows, shortest_starts([row.ids for row in rows]), strict=True):
-        merged.setdefault(shortest, []).append(row)
+    for places, shortest in zip(of_ids, shortest_starts([rows[place].mass_ids for place in kept]), strict=True):
+        merged.setdefault(kept[shortest], []).extend(rows[place] for place in places)
     return [
         replace(
-            rows[shortest],
-            columns=rows[shortest].columns
-            | {"sample_count": total_count(row.columns["sample_count"] for row in merged[shortest])},
+            rows[place],
+            columns=rows[place].columns
+            | {"sample_count": total_count(row.columns["sample_count"] for row in merged[place])},
         )
-        for shortest in sorted(merged)
+        for place in sorted(merged)
     ]
+
+
+def _by_ids(rows: Sequence[UnweighedRow]) -> list[list[int]]:
+    """The places of rows with equal ids, together."""
+    groups: dict[Ids, list[int]] = {}
+    for place, row in enumerate(rows):
+        groups.setdefault(row.mass_ids, []).append(place)
+    return list(groups.values())
+
+
+def _first_longer(rows: Sequence[UnweighedRow]) -> list[int | None]:
+    """For each row the first place of one whose probability is in its own: its ids go on, or else its text does."""
+    longer = first_extensions([row.mass_ids for row in rows])
+    for places in _by_ids(rows):
+        texts = {rows[place].text: place for place in reversed(places)}  # the first place of each
+        for place in places if len(texts) > 1 else ():
+            text = rows[place].text
+            others = [other for it, other in texts.items() if it != text and it.startswith(text)]
+            candidates = [it for it in (longer[place], *others) if it is not None]
+            longer[place] = min(candidates) if candidates else None
+    return longer
 
 
 def normalized(log_masses: Sequence[float]) -> list[float]:

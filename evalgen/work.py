@@ -7,15 +7,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evalgen.experiment import Experiment
 from evalgen.files import durable_file
-from evalgen.job import DatasetPlan
 from evalgen.records import Question, SamplingUnit
 from evalgen.schedule import FailedUnit
 from evalgen.unit_store import StoredUnit, UnitStore
 from evalgen.units import plan_units
 from evalgen.verdict_store import graded_keys
+
+if TYPE_CHECKING:  # the store's process needs nothing of what these import
+    from evalgen.experiment import Experiment
+    from evalgen.job import DatasetPlan
 
 
 @dataclass(frozen=True, kw_only=True)

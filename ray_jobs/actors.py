@@ -6,13 +6,12 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow as pa
 import ray
 from pydantic import SecretStr
 
-from evalgen.config import JobConfig
 from evalgen.errors import EvalgenError, UserError
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
@@ -32,9 +31,12 @@ from evalgen.records import (
     Question,
     SamplingUnit,
 )
-from evalgen.unit_store import SamplingCost
 from evalgen.verdict_store import spent_usd
 from ray_jobs.metrics import LimiterMetrics, ReplicaMetrics
+
+if TYPE_CHECKING:
+    from evalgen.config import JobConfig
+    from evalgen.unit_store import SamplingCost
 
 ASKED_LATER = "asked later"  # in place of a verdict: in a batch, when all is sampled
 QUESTIONS_SCHEMA = pa.schema(
@@ -176,6 +178,8 @@ class GradingActor:
         # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
         forward_warnings(store, "grading actor")
+        if any(grader.model.startswith(CLAUDE_PREFIX) for grader in graders.values()):
+            import evalgen.grading.claude  # noqa: F401 (it takes seconds, and here nobody waits for an answer yet)
         self._store, self._graders = store, graders
         self._desk = GradingDesk(
             _RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices, retry_budget_s

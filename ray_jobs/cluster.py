@@ -14,7 +14,7 @@ from ray.data import DataContext
 from ray.job_config import JobConfig
 
 from evalgen.errors import JobStopped
-from evalgen.job_log import fields
+from evalgen.job_log import RAY_IS_THERE, fields
 from evalgen.timings import Timings
 
 log = logging.getLogger("evalgen.cluster")
@@ -36,7 +36,7 @@ def ray_session(timings: Timings, metadata: Mapping[str, str] | None = None) -> 
     with _without_noise():
         with timings.stage("start_ray"):
             _start(metadata or {})
-        log.info("ray is there", extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))
+        log.info(RAY_IS_THERE, extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))
         try:
             yield
         finally:

@@ -44,11 +44,6 @@ class ExportConfig(BaseSettings):
         None, ge=0, description="id to pad with; null: the tokenizer's, or its EOS, or 0 without one; the mask hides it"
     )
     tokenizer: str | None = Field(None, description="directory of a tokenizer, for its padding id")
-    exclusive: bool = Field(
-        False,
-        description="of rows that begin with each other keep the shortest, with the draws of all, and weigh anew: as "
-        "a job with --exclusive",
-    )
 
     @classmethod
     def settings_customise_sources(
@@ -68,7 +63,7 @@ def load_export(argv: Sequence[str], root: Path) -> ExportConfig:
     """What `argv` (without the program's name) asks for, every path absolute; `--help` prints the flags and exits.
 
     Raises:
-        ConfigError: unknown flag, a flag that is missing or plays no part, or an output that is there already.
+        ConfigError: unknown flag, one that is missing or plays no part, no dataset, or an output that is there already.
     """
     if {"-h", "--help"} & set(argv):
         CliSettingsSource[Any](
@@ -93,6 +88,10 @@ def load_export(argv: Sequence[str], root: Path) -> ExportConfig:
     of_padding = [name for name in ("max_length", "pad_id", "tokenizer") if getattr(config, name) is not None]
     if of_padding and config.to != "padded":
         raise ConfigError(f"{of_padding[0]}: found with --to {config.to}, which pads nothing; leave it out")
+    if not Path(config.directory, "eval_dataset").is_dir():
+        raise ConfigError(
+            f"{config.directory} is no dataset: it has no eval_dataset/; give .../sampled_eval_datasets/<name>"
+        )
     _check_output(Path(config.output), Path(config.directory))
     return config
 
@@ -111,7 +110,7 @@ def export(config: ExportConfig) -> None:
     from evalgen.export import Export, export_dataset
 
     disable_progress_bars()
-    form = Export(form=config.to, max_length=config.max_length, pad_id=_pad_id(config), exclusive=config.exclusive)
+    form = Export(form=config.to, max_length=config.max_length, pad_id=_pad_id(config))
     try:
         num_rows = export_dataset(Path(config.directory), Path(config.output), form)
     except OSError as error:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if config.dry_run:
             show_forecast(config)
         else:
-            run_job(config)
+            run_job(config, timings=Timings.of_process() if argv is None else None)
 
     return exit_code_of(run, if_interrupted="interrupted before anything was begun")
 
@@ -44,36 +44,41 @@ def show_forecast(config: JobConfig) -> None:
     """What the job would ask and cost at most. Nothing is loaded or made."""
     from evalgen.forecast import check_prices, forecast
     from evalgen.grading.prices import load_prices
-    from evalgen.job import resolve_job
+    from evalgen.job import check_tokenizers, plan_datasets
     from evalgen.tables import print_forecast
 
-    plans, prices = resolve_job(config), load_prices(config.prices)
+    plans, prices = plan_datasets(config), load_prices(config.prices)
     check_prices(config, plans, prices)
+    check_tokenizers(plans)
     print_forecast(forecast(plans, prices), prices.as_of, config.max_grading_cost_usd)
 
 
-def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) -> Experiment:
+def run_job(
+    config: JobConfig, make_engine: Callable[[], Engine] | None = None, timings: Timings | None = None
+) -> Experiment:
     """Every stage in order. Returns the experiment, with its datasets written.
 
     `make_engine` is called in each sampling process for what samples there; None: a replica of the model.
+    `timings` has what was before; None: they begin here.
 
     Raises:
         UserError: the input is wrong; nothing was created.
         JobStopped: the job cannot go on, or some prompts could not be sampled; all else is in the experiment directory.
     """
-    timings = Timings()
+    timings = timings or Timings()
     with JobLog() as job_log:
         with timings.stage("resolve"):
             from evalgen.forecast import check_prices
             from evalgen.grading.prices import load_prices
-            from evalgen.job import asked_in_batches, resolve_job
+            from evalgen.job import asked_in_batches, check_tokenizers, plan_datasets
 
-            plans = resolve_job(config)
+            plans = plan_datasets(config)
             check_prices(config, plans, load_prices(config.prices))
             if config.push_to_hub:
                 from evalgen.hub import check_can_push
 
                 check_can_push(config.push_to_hub)
+            check_tokenizers(plans)  # last, as it takes seconds to import what loads them
         with timings.stage("import"):  # here, so that --help and the errors of a user do not wait for it
             from datasets import disable_progress_bars
 
@@ -111,23 +116,25 @@ def run_job(config: JobConfig, make_engine: Callable[[], Engine] | None = None) 
                         failed += [unit] if isinstance(unit, FailedUnit) else []
             resumable.install()  # with its end Ray put back what was there before
             if in_batches := asked_in_batches(plans):
-                from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it, and it takes a second
-
                 with timings.stage("grade_in_batches"), LiveView(is_quiet) as view:
+                    from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it, and it takes a second
+
                     grade_stored_in_batches(config, experiment, in_batches, view.show_batches)
             missing = missing_prompts(failed)
             with timings.stage("assemble"):
                 datasets, prompts = write_datasets(experiment, plans, missing, timings)
-            job_summary = summary(datasets, prompts, timings.seconds | {"total": timings.total_s()})
-            experiment.write_summary(config, job_summary)
+            experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
             with timings.stage("report"):
                 from evalgen.presentation import present  # here, so that what draws plots is not waited for at first
 
                 present(experiment)
             if config.push_to_hub:
-                from evalgen.hub import push_or_warn
+                with timings.stage("push_to_hub"):
+                    from evalgen.hub import push_or_warn
 
-                push_or_warn(experiment, config.push_to_hub)
+                    push_or_warn(experiment, config.push_to_hub)
+            job_summary = summary(datasets, prompts, timings.whole())
+            experiment.write_summary(config, job_summary)  # again, with the seconds of what was made from the first
             wandb_log.finish(job_summary)
             print_results(experiment, datasets, timings)
             if failed:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from inspect import signature
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
@@ -34,11 +34,8 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evalgen.config import JobConfig
 from evalgen.errors import JobStopped
-from evalgen.experiment import Experiment
 from evalgen.grading.prices import load_prices
-from evalgen.job import DatasetPlan
 from evalgen.job_log import fields
 from evalgen.progress import Monitor
 from evalgen.records import BATCH_PREFIX, GradedUnit
@@ -57,6 +54,11 @@ from ray_jobs.actors import (
 from ray_jobs.cluster import num_cpus, num_gpus
 from ray_jobs.store import PATIENT_CALLS, StoreActor
 from ray_jobs.watch import Show, Watch
+
+if TYPE_CHECKING:  # a sampling process finds `MakeReplica` here, and needs nothing of what these import
+    from evalgen.config import JobConfig
+    from evalgen.experiment import Experiment
+    from evalgen.job import DatasetPlan
 
 log = logging.getLogger("evalgen.pipeline")
 

@@ -137,7 +137,10 @@ def load_regrading(argv: Sequence[str], root: Path) -> tuple[JobConfig, Path]:
     given = {"experiment_name": f"{stored_settings(str(directory))['experiment_name']}_regraded"} | flags
     # Flags override a file in each of its runs.
     typed = _typed({"config": str(directory / CONFIG_FILE), "output_dir": str(directory.parent)} | given)
-    return load_config(typed, root), directory
+    config = load_config(typed, root)
+    if "push_to_hub" not in flags:  # what was published is replaced when somebody asks for it, and not before
+        config = config.model_copy(update={"push_to_hub": None})
+    return config, directory
 
 
 def _typed(flags: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -17,7 +17,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from evalgen.grading.labelled_items import LabelledItem
-from evalgen.records import GraderSpec, Verdict
+from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec, Verdict
 
 Outcome = Literal["true_positive", "false_positive", "false_negative", "true_negative", "ungraded"]
 
@@ -175,6 +175,23 @@ def cohens_kappa(table: Sequence[Sequence[int]]) -> Estimate:
         return Estimate(value=float(kappa))
     half = _Z * math.sqrt(variance / num_items) / float(1 - by_chance)
     return Estimate(value=float(kappa), low=max(float(kappa) - half, -1.0), high=min(float(kappa) + half, 1.0))
+
+
+def is_calibration_of(record: Mapping[str, Any], grader: GraderSpec) -> bool:
+    """Whether a `calibration_record` is of `grader`; Message Batches are the same judge."""
+    return (
+        record["grader_model"].replace(BATCH_PREFIX, CLAUDE_PREFIX, 1),
+        record["grader_instructions_sha256"],
+        record["grader_options"],
+        record["grader_votes"],
+        record["grader_pack_size"],
+    ) == (
+        grader.model.replace(BATCH_PREFIX, CLAUDE_PREFIX, 1),
+        instructions_sha256(grader),
+        dict(grader.options),
+        grader.num_votes,
+        grader.pack_size,
+    )
 
 
 def calibration_record(

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from evalgen.grading.claude import ClaudeGrader
 from evalgen.grading.gathering import Gathered
 from evalgen.grading.offline import grade_offline
 from evalgen.grading.presence import say_still_here
@@ -19,6 +18,9 @@ from evalgen.grading.prices import PriceList
 from evalgen.grading.rate_limiter import RequestLimiter
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.records import CLAUDE_PREFIX, Answer, Question, Verdict
+
+if TYPE_CHECKING:
+    from evalgen.grading.claude import ClaudeGrader
 
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
 CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job
@@ -134,6 +136,8 @@ class GradingDesk:
 
     def _connected(self) -> ClaudeGrader:
         if self._claude is None:
+            from evalgen.grading.claude import ClaudeGrader  # the SDK takes seconds to import
+
             self._claude = ClaudeGrader(
                 limiter=self._limiter,
                 holder=self._holder,

@@ -1,4 +1,5 @@
-"""Which datasets are to be held against each other: those of the same prompts, over runs, checkpoints and experiments.
+"""Which datasets are to be held against each other, over runs, checkpoints and experiments: those of the same prompts
+that were sampled alike.
 
 Of a run with several checkpoints these are a series, in the order of its steps.
 """
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
+from evalgen.records import SamplingLaw
 from evalgen.report.records import ShownDataset, ShownExperiment
 from evalgen.runs import checkpoint_order
 
@@ -36,10 +38,18 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Datasets of the same prompts."""
+    """Datasets of the same prompts, sampled by the same law and equally often."""
 
     number: int  # from 1
     series: tuple[Series, ...]
+
+    @property
+    def how(self) -> str:
+        """They were sampled: what of it differs most often."""
+        settings = self.members[0].dataset.settings
+        assert settings is not None
+        law = f"temperature {settings.temperature:g}" if settings.do_sample else "greedy"
+        return f"{law}, {'enumerated' if settings.enumerates else f'{settings.num_generations:,} draws'}"
 
     @property
     def members(self) -> list[Named]:
@@ -62,13 +72,19 @@ def named_datasets(experiments: Sequence[ShownExperiment]) -> list[Named]:
 
 
 def families(datasets: Sequence[Named]) -> list[Family]:
-    """Those groups of the same prompts that have more than one dataset; only datasets whose spread is known."""
-    by_prompts: dict[str, list[Named]] = defaultdict(list)
+    """Those groups that have more than one dataset; only datasets whose spread and settings are known.
+
+    What an entropy or an equivalent share means depends on the law, and what is seen at all on the number of draws.
+    """
+    groups: dict[tuple[str, SamplingLaw, int | float | None], list[Named]] = defaultdict(list)
     for named in datasets:
-        if named.dataset.spread is not None and named.dataset.prompts_digest:
-            by_prompts[named.dataset.prompts_digest].append(named)
-    groups = [group for group in by_prompts.values() if len(group) > 1]
-    return [Family(number=number, series=_series(group)) for number, group in enumerate(groups, 1)]
+        dataset = named.dataset
+        if dataset.spread is not None and dataset.settings is not None and dataset.prompts_digest:
+            settings = dataset.settings
+            extent = settings.min_probability if settings.enumerates else settings.num_generations
+            groups[dataset.prompts_digest, settings.law, extent].append(named)
+    compared = [group for group in groups.values() if len(group) > 1]
+    return [Family(number=number, series=_series(group)) for number, group in enumerate(compared, 1)]
 
 
 def _series(group: Sequence[Named]) -> tuple[Series, ...]:

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from evalgen.dataset_files import PARTIAL, PROMPTS_FILE
+from evalgen.dataset_settings import run_configs, settings_of_dataset
 from evalgen.errors import InputError
 from evalgen.report.records import Questions, ShownDataset, ShownExperiment, ShownPrompt, Spread
-from evalgen.report.selection import PROMPTS_FILE, Votes, first_prompts, json_list, shown_prompts
+from evalgen.report.selection import Votes, first_prompts, listed, shown_prompts
 from evalgen.report.votes import read_questions, split_votes
 
 MAX_PROMPTS = 400  # shown on the page, over all its datasets
@@ -58,6 +60,7 @@ def _experiment(directory: Path, label: str, summary: Mapping[str, Any] | None, 
     questions = _questions(directory / "verdicts" / "0000.parquet", graders)
     entries = list(enumerate(summary["datasets"])) if summary else []
     votes = split_votes(questions)
+    runs = run_configs(config)
     return ShownExperiment(
         directory=directory,
         label=label,
@@ -67,7 +70,10 @@ def _experiment(directory: Path, label: str, summary: Mapping[str, Any] | None, 
         summary=summary,
         is_running=(directory / "verdicts" / "journal.jsonl").exists(),
         datasets=tuple(
-            _dataset(directory, index, figures, plan.get(figures["name"], {}), votes, max_prompts)
+            replace(
+                _dataset(directory, index, figures, plan.get(figures["name"], {}), votes, max_prompts),
+                settings=settings_of_dataset(figures, runs),
+            )
             for index, figures in entries[:MAX_DATASETS]
         ),
         num_datasets=len(entries),
@@ -78,21 +84,22 @@ def _experiment(directory: Path, label: str, summary: Mapping[str, Any] | None, 
 def _dataset(
     experiment: Path, index: int, figures: Mapping[str, Any], plan: Mapping[str, Any], votes: Votes, max_prompts: int
 ) -> ShownDataset:
-    name = figures["name"]
-    named = (experiment / "sampled_eval_datasets" / f"{name}{suffix}" for suffix in ("", ".partial"))
-    directory = next((path for path in named if path.is_dir()), None)
+    # An older one of the other name may lie beside it: the figures are not of that.
+    folder = figures["name"] + (PARTIAL if figures.get("num_missing_prompts") else "")
+    directory = experiment / "sampled_eval_datasets" / folder
+    is_there = directory.is_dir()
     dataset = ShownDataset(
         index=index,
         figures=figures,
-        directory=directory,
+        directory=directory if is_there else None,
         grader=(plan.get("grader") or {}).get("model", ""),
         prompts_digest=plan.get("sha256", ""),
     )
-    if directory is None:
+    if not is_there:
         return dataset
     has_prompts = (directory / PROMPTS_FILE).is_file()
     try:
-        missing = tuple(json_list(directory / "missing.json"))
+        missing = tuple(listed(directory / "missing.json"))
         shown: tuple[ShownPrompt, ...] = shown_prompts(directory, votes, max_prompts) if has_prompts else ()
         first = first_prompts(directory, FIRST_PROMPTS) if has_prompts else ()
         spread = _spread(directory / PROMPTS_FILE) if has_prompts else None
@@ -139,6 +146,11 @@ def _unreadable(path: Path, error: Exception) -> InputError:
 
 
 def _labels(directories: Sequence[Path]) -> list[str]:
-    """What each experiment was named, and where that is no difference, its whole name."""
-    names = [STAMP.sub("", directory.resolve().name) for directory in directories]
-    return names if len(set(names)) == len(names) else [directory.resolve().name for directory in directories]
+    """What each experiment was named, and where that is no difference, as much of its path as is one."""
+    paths = [directory.resolve() for directory in directories]
+    labels = [STAMP.sub("", path.name) for path in paths]
+    for length in range(1, max((len(path.parts) for path in paths), default=0) + 1):
+        if len(set(labels)) == len(labels):
+            break
+        labels = [str(Path(*path.parts[-length:])) for path in paths]
+    return labels

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalgen.config import RunConfig
 from evalgen.records import VerdictKind
 
 
@@ -79,6 +80,7 @@ class ShownDataset:
     directory: Path | None  # None: it is not there
     grader: str  # model
     prompts_digest: str  # equal for equal prompts; "" if unknown
+    settings: RunConfig | None = None  # None: of which run of the job it is, the files do not tell
     missing: tuple[Mapping[str, Any], ...] = ()  # prompts, each with its reason
     spread: Spread | None = None  # None: no prompts.parquet
     first_prompts: tuple[Mapping[str, Any], ...] = ()  # rows of prompts.parquet, in order

@@ -6,9 +6,8 @@ even spread over the dataset's prompts, and of each prompt the most frequent com
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,18 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from evalgen.dataset_files import LEFT_OUT_FILE, PROMPTS_FILE, REJECTS_FILE, SPANS_BOUNDARY
 from evalgen.records import VerdictKind
 from evalgen.report.records import ShownCompletion, ShownPrompt
-from evalgen.report.votes import VotesKey
+from evalgen.report.votes import VotesKey, judge_of
+from evalgen.verification.json_lists import json_list
 
 BATCH_ROWS = 2_000
 MAX_COMPLETIONS = 24  # shown of a prompt
 ROWS_FILE = Path("eval_dataset", "data", "0000.parquet")
-REJECTS_FILE = "non_equivalent_completions.parquet"
-PROMPTS_FILE = "prompts.parquet"
-LEFT_OUT_FILE = "left_out.json"
-# The reason in left_out.json of a completion that is equivalent all the same; every other one is ungraded.
-SPANS_BOUNDARY = "cut inside a token, and encoded again with the prompt a token spans the boundary"
 COLUMNS = [
     *("prompt_id", "prompt", "reference_completion", "completion", "raw_completion", "sample_count"),
     *("logprob", "logprob_sampling", "grader_reasoning", "grader_model", "weight", "is_prefix_of"),
@@ -37,20 +33,26 @@ COLUMNS = [
 ]
 
 Votes = Mapping[VotesKey, tuple[VerdictKind, ...]]
+TextKey = tuple[str, VerdictKind]  # text and verdict
 
 
 @dataclass
 class _Collected:
-    """The completions of one prompt so far: no more than a few times what will be shown."""
+    """The completions of one prompt so far: a few times what will be shown, and of the others their texts."""
 
     prompt: Mapping[str, Any]
     index: int
-    by_text: dict[tuple[str, VerdictKind], ShownCompletion] = field(default_factory=dict)
-    num_dropped: int = 0
+    by_text: dict[TextKey, ShownCompletion] = field(default_factory=dict)
+    dropped: set[TextKey] = field(default_factory=set)
+    greedy: TextKey | None = None  # which of them the greedy completion is, or became
+    greedy_rank: tuple[bool, int] = (False, -1)
 
     def add(self, completion: ShownCompletion) -> None:
         """Rows of one text are one completion: there is one a draw under `--deduplicate false`."""
         key = (completion.text, completion.verdict)
+        self._look_for_greedy(key, completion)
+        if key in self.dropped:
+            return
         known = self.by_text.get(key)
         if known is not None:
             draws = None if None in (known.draws, completion.draws) else (known.draws or 0) + (completion.draws or 0)
@@ -64,16 +66,28 @@ class _Collected:
         self._cut(MAX_COMPLETIONS)
         return ShownPrompt(
             figures=self.prompt,
-            completions=tuple(self.by_text.values()),
-            num_completions=len(self.by_text) + self.num_dropped,
+            completions=tuple(replace(it, is_greedy=key == self.greedy) for key, it in self.by_text.items()),
+            num_completions=len(self.by_text) + len(self.dropped),
             index=self.index,
         )
 
     def _cut(self, size: int) -> None:
         """Keeps the first `size`: the conspicuous ones, then the most frequent ones."""
         ordered = sorted(self.by_text.items(), key=lambda item: (not item[1].is_conspicuous, -item[1].prevalence))
-        self.num_dropped += max(0, len(ordered) - size)
+        self.dropped.update(key for key, _ in ordered[size:])
         self.by_text = dict(ordered[:size])
+
+    def _look_for_greedy(self, key: TextKey, completion: ShownCompletion) -> None:
+        """A row that others were merged into has the text of one of them before it was cut, so that of a greedy
+        completion that was cut the longest row is taken that it begins with."""
+        greedy = self.prompt.get("greedy_completion")
+        if greedy is None:
+            return
+        is_it = completion.raw == greedy
+        may_be_cut = self.prompt["greedy_verdict"] == completion.verdict == "equivalent"
+        rank = (is_it, len(completion.text))
+        if (is_it or (may_be_cut and greedy.startswith(completion.text))) and rank > self.greedy_rank:
+            self.greedy, self.greedy_rank = key, rank
 
 
 def shown_prompts(directory: Path, votes: Votes, max_prompts: int) -> tuple[ShownPrompt, ...]:
@@ -85,9 +99,8 @@ def shown_prompts(directory: Path, votes: Votes, max_prompts: int) -> tuple[Show
     }
     for file, verdict in ((directory / ROWS_FILE, "equivalent"), (directory / REJECTS_FILE, "not_equivalent")):
         for row in _rows_of(file, list(chosen)):
-            collected = chosen[row["prompt_id"]]
-            collected.add(_completion(row, verdict, collected.prompt, votes))  # type: ignore[arg-type]
-    for row in json_list(directory / LEFT_OUT_FILE):
+            chosen[row["prompt_id"]].add(_completion(row, verdict, votes))  # type: ignore[arg-type]
+    for row in listed(directory / LEFT_OUT_FILE):
         if row["prompt_id"] in chosen:
             chosen[row["prompt_id"]].add(_left_out(row))
     return tuple(collected.shown() for collected in chosen.values())
@@ -98,21 +111,9 @@ def first_prompts(directory: Path, number: int) -> tuple[Mapping[str, Any], ...]
     return tuple(row for _, row in _rows_at(directory / PROMPTS_FILE, range(number)))
 
 
-def json_list(path: Path) -> Iterator[dict[str, Any]]:
-    """The flat objects of a JSON list as `evalgen.files.JsonListWriter` writes it, one at a time; none without a file.
-
-    No line break of a text is one in the file, so an object ends where a line is its closing bracket.
-    """
-    if not path.exists():
-        return
-    lines: list[str] = []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            lines.append(line)
-            if line.rstrip("\n") in ("  }", "  },"):
-                content = "".join(lines).strip().removeprefix("[").removesuffix(",")
-                lines.clear()
-                yield json.loads(content)
+def listed(path: Path) -> Iterable[dict[str, Any]]:
+    """The items of a JSON list, one at a time; none without a file."""
+    return json_list(path) if path.exists() else ()
 
 
 def _chosen(directory: Path, split_prompts: set[tuple[str, str]], number: int) -> Sequence[int]:
@@ -154,10 +155,8 @@ def _rows_of(path: Path, prompt_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield from batch.filter(pc.is_in(batch["prompt_id"], value_set=ids)).to_pylist()
 
 
-def _completion(
-    row: Mapping[str, Any], verdict: VerdictKind, prompt: Mapping[str, Any], votes: Votes
-) -> ShownCompletion:
-    key = (row["grader_model"], row["prompt"], row["reference_completion"], row["completion"])
+def _completion(row: Mapping[str, Any], verdict: VerdictKind, votes: Votes) -> ShownCompletion:
+    key = (judge_of(row["grader_model"]), row["prompt"], row["reference_completion"], row["completion"])
     return ShownCompletion(
         text=row["completion"],
         raw=row["raw_completion"],
@@ -170,7 +169,6 @@ def _completion(
         is_prefix=row["is_prefix_of"] is not None,
         num_tokens=row["num_completion_tokens"],
         finish_reason=row["finish_reason"],
-        is_greedy=row["raw_completion"] == prompt["greedy_completion"],
         votes=votes.get(key, ()),
     )
 

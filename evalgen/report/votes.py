@@ -10,15 +10,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evalgen.records import VerdictKind
+from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, VerdictKind
 from evalgen.report.records import Disagreement, Questions
 
 MAX_SPLIT = 10_000  # in memory; more are counted
 BATCH_ROWS = 10_000
 COLUMNS = ["grader", "prompt", "reference", "completion", "verdict", "trimmed_completion", "reasoning", "votes"]
 
-# Grader, prompt, reference and text as the dataset has it.
+# Judge, prompt, reference and text as the dataset has it.
 VotesKey = tuple[str, str, str, str]
+
+
+def judge_of(model: str) -> str:
+    """The grader's model by the name that it has over the Messages API: batches are another way to the same judge."""
+    return CLAUDE_PREFIX + model.removeprefix(BATCH_PREFIX) if model.startswith(BATCH_PREFIX) else model
 
 
 def read_questions(path: Path, graders: Sequence[Mapping[str, Any]]) -> Questions:
@@ -28,7 +33,7 @@ def read_questions(path: Path, graders: Sequence[Mapping[str, Any]]) -> Question
     """
     num_questions = num_from_cache = num_voted = num_split = 0
     split: list[Disagreement] = []
-    for batch in _batches(path, {(grader["model"], grader["instructions"]) for grader in graders}):
+    for batch in _batches(path, {(judge_of(grader["model"]), grader["instructions"]) for grader in graders}):
         num_questions += len(batch)
         num_from_cache += pc.sum(batch["from_cache"]).as_py() or 0
         voted = batch.filter(pc.fill_null(pc.greater(pc.list_value_length(batch["votes"]), 1), False))
@@ -51,14 +56,15 @@ def read_questions(path: Path, graders: Sequence[Mapping[str, Any]]) -> Question
 def split_votes(questions: Questions | None) -> dict[VotesKey, tuple[VerdictKind, ...]]:
     """Votes that were not unanimous, by what finds a completion of a dataset."""
     found = questions.split if questions else ()
-    return {(it.grader, it.prompt, it.reference, it.kept_text): it.votes for it in found}
+    return {(judge_of(it.grader), it.prompt, it.reference, it.kept_text): it.votes for it in found}
 
 
 def _batches(path: Path, graders: set[tuple[str, str]]) -> Iterator[Any]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=[*COLUMNS, "grader_instructions", "from_cache"]):
             if graders:
-                pairs = zip(batch["grader"].to_pylist(), batch["grader_instructions"].to_pylist(), strict=True)
+                judges = map(judge_of, batch["grader"].to_pylist())
+                pairs = zip(judges, batch["grader_instructions"].to_pylist(), strict=True)
                 batch = batch.filter(pa.array([pair in graders for pair in pairs], type=pa.bool_()))
             yield batch
 

@@ -180,8 +180,7 @@ def _plan(recipe: Recipe, grader: GraderSpec) -> DatasetPlan:
 
 
 def _run_settings(plan: DatasetPlan) -> dict[str, Any]:
-    names = ("data_model_path", "output_dataset_prefix", "grader_model", "grader_votes", "sampler", "min_probability")
-    return {name: getattr(plan.settings, name) for name in names}
+    return plan.settings.model_dump(mode="json") | {"checkpoint_patterns": [plan.checkpoint.name]}
 
 
 def _write_dataset(

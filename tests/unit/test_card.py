@@ -287,6 +287,20 @@ def test_options_of_an_offline_judge_are_shown(carded: Carded) -> None:
     assert "This judge is a program" not in carded.with_plan(grader=claude)
 
 
+def test_with_a_row_for_each_draw_the_identity_is_over_distinct_completions(carded: Carded) -> None:
+    per_draw = carded.with_plan(settings=carded.plan.settings.model_copy(update={"deduplicate": False}))
+    identity = "gradient of log(sum over {} of exp(`logprob`))"
+    assert identity.format("distinct completions") in per_draw and identity.format("rows") not in per_draw
+    assert identity.format("rows") in carded.card and "a row for each draw" not in carded.card
+    assert Rendered(DatasetCard(per_draw).text).texts["h2"] == HEADINGS
+
+
+def test_the_card_says_why_rows_are_encoded_again_and_what_they_weigh(carded: Carded) -> None:
+    card = carded.with_figures(num_reencoded=54_321)
+    assert "because the text ends inside a drawn token (`tokens_as_drawn`) | 54,321" in card
+    assert "`tokens_as_drawn` is false (here 54,321" in card and "drawn tokens that cover the text" in card
+
+
 def test_the_same_dataset_has_the_same_card(carded: Carded) -> None:
     before = carded.card
     assert write_card(carded.experiment, carded.plan, carded.figures) == before

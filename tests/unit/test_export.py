@@ -109,25 +109,6 @@ def test_a_copy_for_datasets_3_names_no_type_that_it_lacks_and_has_the_same_rows
     assert loaded._fingerprint != load_from_disk(str(source / "eval_dataset"))._fingerprint
 
 
-def test_an_exclusive_export_is_what_an_exclusive_job_would_have_made(
-    source: Path, tiny_run: Path, tmp_path: Path
-) -> None:
-    job = Touched(sampled_experiment(tiny_run, tmp_path / "outputs", exclusive="true"))
-    export_dataset(source, tmp_path / "exclusive", Export(form="datasets3", exclusive=True))
-    found, expected = rows_of(tmp_path / "exclusive"), job.rows()
-    assert len(found) < len(rows_of(source))
-    for row, wanted in zip(found, expected, strict=True):
-        assert row.pop("weight") == pytest.approx(wanted.pop("weight"))
-        assert row == wanted and row["is_prefix_of"] is None
-
-
-def test_rows_of_one_completion_cannot_be_made_exclusive(tiny_run: Path, tmp_path: Path) -> None:
-    job = Touched(sampled_experiment(tiny_run, tmp_path / "outputs", deduplicate="false"))
-    with pytest.raises(InputError, match="same labelled ids"):
-        export_dataset(job.directory, tmp_path / "exclusive", Export(form="jsonl", exclusive=True))
-    assert not (tmp_path / "exclusive").exists()
-
-
 @pytest.mark.parametrize("form", ["padded", "three_column", "jsonl", "datasets3"])
 def test_an_export_does_not_depend_on_how_rows_are_read(
     form: Any, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -205,5 +186,5 @@ def test_help_is_printed_without_a_heavy_import() -> None:
         "assert not {'ray', 'torch', 'datasets', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    for flag in ("--to", "--output", "--max_length", "--exclusive", "three_column"):
+    for flag in ("--to", "--output", "--max_length", "three_column"):
         assert flag in done.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from evalgen.dataset_files import CALIBRATION_FILE, CARD_FILE
 from evalgen.errors import JobStopped
 from evalgen.eval_dataset import EvalDataset
 from evalgen.experiment import Experiment
+from evalgen.files import write_json
 from evalgen.finish import DAMAGED, write_datasets
+from evalgen.grading.calibration import Calibration, JudgedItem, calibration_record
 from evalgen.grading.grader_digest import grader_digest
+from evalgen.grading.labelled_items import LabelledItem
 from evalgen.job import DatasetPlan
-from evalgen.records import GraderSpec
+from evalgen.records import GraderSpec, Verdict
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
 from evalgen.tokenization import load_tokenizer, tokenizer_digest
@@ -102,6 +107,23 @@ def test_another_grader_changes_verdicts_and_no_sample(tmp_path: Path, undisturb
     assert set(EvalDataset.load(path).dataset["grader_model"]) == {"offline/person_name"} and figures.num_items
     finish(experiment, plan)
     check_same(experiment, undisturbed)
+
+
+def test_a_calibration_stays_with_its_dataset_until_another_grader_judges_it(tmp_path: Path, undisturbed: Path) -> None:
+    shutil.copytree(undisturbed, tmp_path / "e")
+    experiment = Experiment(tmp_path / "e")
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    (path,) = experiment.datasets.iterdir()
+    item = LabelledItem(prompt="p", reference="r", completion="r", equivalent=True, case="plain", line=1)
+    calibration = Calibration(judged=(JudgedItem(item=item, verdict=Verdict(kind="equivalent")),))
+    at = datetime(2026, 1, 21, tzinfo=UTC)
+    record = calibration_record(calibration, plan.grader, labelled_file="x.jsonl", labelled_file_sha256="0" * 64, at=at)
+    write_json(path / CALIBRATION_FILE, record)
+    finish(experiment, plan)
+    assert json.loads((path / CALIBRATION_FILE).read_text()) == record
+    assert "x.jsonl" in (path / CARD_FILE).read_text()
+    finish(experiment, replace(plan, grader=GraderSpec(model="offline/person_name", instructions="other")))
+    assert not (path / CALIBRATION_FILE).exists() and "x.jsonl" not in (path / CARD_FILE).read_text()
 
 
 @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -13,8 +14,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from evalgen.config import RunConfig, load_config
+from evalgen.dataset_settings import run_configs, settings_of_dataset
 from evalgen.errors import InputError
 from evalgen.experiment import Experiment
+from evalgen.job_log import RAY_IS_THERE, LineFormatter
 from evalgen.markdown import printable
 from evalgen.seed_report import command_of, seed_report, split_parameters
 from evalgen.seed_report_facts import ReportedExperiment
@@ -104,6 +107,37 @@ def test_parameters_are_split_into_common_and_own(experiment: Experiment) -> Non
     assert alone["temperature"] == 0.125 and not nothing
 
 
+def settings_found(name: str, run: str, checkpoint: str, runs: list[dict[str, Any]]) -> float | None:
+    """The temperature that a dataset is said to be sampled at."""
+    figures = {"name": name, "run": run, "checkpoint": checkpoint}
+    settings = settings_of_dataset(figures, run_configs({"runs": runs}))
+    return None if settings is None else settings.temperature
+
+
+def test_each_dataset_has_the_settings_of_its_own_run() -> None:
+    given = [{"data_model_path": f"/no/ck/step_{n}", "temperature": n} for n in (1, 10)]
+    hub = [{"data_model_path": f"org/{model}", "temperature": n} for n, model in enumerate(("m", "m_2"), 1)]
+    inner = [{"data_model_path": f"/no/{run}", "temperature": n} for n, run in enumerate(("a", "ab"), 1)]
+    assert [settings_found(f"sampled_step_{n}", "ck", f"step_{n}", given) for n in (1, 10)] == [1, 10]
+    assert [settings_found(f"sampled_{it}", "org", it, hub) for it in ("m", "m_2")] == [1, 2]
+    for label, temperature in (("a", 1), ("ab", 2), ("a_XYZ12", 1), ("ab_XYZ12", 2)):
+        name = f"sampled_{label}_checkpoint_final"
+        assert settings_found(name, label, "checkpoint_final", inner) == temperature, label
+
+
+def test_where_several_runs_are_as_likely_nothing_is_said(copy: Experiment) -> None:
+    runs = [{"data_model_path": f"/no/{n}", "temperature": n} for n in (1, 2)]
+    assert settings_found("sampled_checkpoint_final", "run", "checkpoint_final", runs) is None
+    config = json.loads((copy.directory / "config.json").read_text())
+    doubled = [run | {"temperature": 0.4375} for run in config["runs"][:1]] + config["runs"]
+    (copy.directory / "config.json").write_text(json.dumps(config | {"runs": doubled}))
+    report = seed_report(copy.directory)
+    first, second, _ = ReportedExperiment.of_directory(copy.directory).datasets
+    assert first.settings is None and second.settings is not None
+    assert "it is not known which run of the job" in report and "0.4375" not in report
+    assert Rendered(report).texts["h2"] == SECTIONS
+
+
 def test_several_experiments_are_one_report(experiment: Experiment, copy: Experiment) -> None:
     page = Rendered(seed_report(experiment.directory, copy.directory))
     numbered = [item for item in page.texts["li"] if item.endswith("checkpoint_final of run")]
@@ -152,15 +186,25 @@ def issues_of(experiment: Experiment) -> dict[str, int]:
     return found
 
 
-LOG = """\
-2026-01-21 03:12:40,123 INFO ray 2.60.0, resources {'CPU': 2.0}
+def logged(message: str, **values: Any) -> str:
+    """A line as a job's own log has it."""
+    record = logging.LogRecord("evalgen", logging.INFO, "", 0, message, None, None)
+    record.fields = values
+    return LineFormatter().format(record)
+
+
+BEGUN = logged(RAY_IS_THERE, version="2.60.0", cpus=2, gpus=0)
+LOG = f"""\
+{BEGUN}
 2026-01-21T03:12:41.123Z WARNING replica 3 on 10.0.0.1 died
 2026-01-21T03:12:42.123Z WARNING replica 4 on 10.0.0.2 died
 2026-01-21T03:12:43.123Z INFO HTTP 529: overloaded; request 2 in 1.5 s
 2026-01-21T03:12:44.123Z INFO HTTP 529: overloaded; request 3 in 3.1 s
 2026-01-21T03:12:45.123Z ERROR the judge is | <b>gone</b>
   a line of something else WARNING
-2026-01-21T03:13:40.123Z INFO ray 2.60.0, resources {'CPU': 2.0}
+{logged("another line says that ray is there", version=1)}
+{BEGUN}
+{BEGUN}
 """
 
 
@@ -169,7 +213,7 @@ def test_issues_are_what_log_samples_and_verdicts_say(copy: Experiment) -> None:
     num_units = len(list(copy.samples.glob("*.parquet")))
     assert issues_of(copy) == {
         "Times that a batch was halved because memory ran out": 2 * num_units,
-        "Times that the job went on after a stop": 1,
+        "Times that the job went on after a stop": 2,
         "Requests to the judge that were sent again": 2,
         "Warnings": 2,
         "Errors": 1,
@@ -184,6 +228,7 @@ def test_what_is_ungraded_or_missing_is_an_issue(copy: Experiment) -> None:
     summary["datasets"][0] |= {"num_ungraded": 3, "num_left_out": 4, "num_reencoded": 5}
     (copy.directory / "summary.json").write_text(json.dumps(summary))
     found = issues_of(copy)
+    assert "drawn, but for 5 whose text ends inside a drawn token" in seed_report(copy.directory)
     assert found["Ungraded completions"] == 3 and found["Rows that had to be encoded again"] == 5
     assert found["Equivalent completions that no row can hold"] == 4
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from evalgen import verdict_store
 from evalgen.errors import JobStopped
-from evalgen.files import parquet_bytes, write_bytes
+from evalgen.files import durable_file, parquet_bytes, write_bytes
+from evalgen.grading.spending import LEDGER
 from evalgen.journal import read_journal
 from evalgen.records import Answer, GraderSpec, Question, Verdict
 from evalgen.verdict_store import VerdictStore, graded_keys
@@ -76,6 +77,15 @@ os.kill(os.getpid(), signal.SIGKILL)
     store = VerdictStore(tmp_path)
     assert store.known(question(" one")) and store.known(question(" São\n"))
     assert store.known(question(" two")) is None, "what got no verdict is to be asked again"
+
+
+def test_what_the_limiter_is_writing_beside_the_verdicts_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl.writing").write_text("left by a kill")
+    with durable_file(tmp_path / LEDGER) as ledger:
+        ledger.write(b"whole")
+        store_of(tmp_path, answer())
+    assert (tmp_path / LEDGER).read_bytes() == b"whole"
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def test_verdicts_come_back_as_they_were(tmp_path: Path) -> None:

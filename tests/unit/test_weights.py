@@ -33,7 +33,12 @@ def rows_of(
 ) -> list[UnweighedRow]:
     counts = counts or [1] * len(sequences)
     return [
-        UnweighedRow(columns={"id": f"gen_{n}", "sample_count": count, "generation_idx": n}, ids=ids, log_mass=mass)
+        UnweighedRow(
+            columns={"id": f"gen_{n}", "sample_count": count, "generation_idx": n, "completion": f"text {n}"},
+            mass_ids=ids,
+            is_drawn=True,
+            log_mass=mass,
+        )
         for n, (ids, mass, count) in enumerate(zip(sequences, log_masses, counts, strict=True))
     ]
 
@@ -68,20 +73,42 @@ def test_an_exclusive_set_is_prefix_free_and_loses_no_draw(sequences: list[Ids],
     distinct = list(dict.fromkeys(sequences))
     counts: list[int | None] = [data.draw(st.integers(1, 1000)) for _ in distinct]
     kept = prefix_free(rows_of(distinct, [0.0] * len(distinct), counts))
-    ids = [row.ids for row in kept]
+    ids = [row.mass_ids for row in kept]
     assert not any(is_longer_start(longer, start) for longer in ids for start in ids)
     assert all(any(of == start or is_longer_start(of, start) for start in ids) for of in distinct), "all are covered"
     order = [row.columns["generation_idx"] for row in kept]
     assert order == sorted(order)
     for row in kept:
-        covered = [count for of, count in zip(distinct, counts, strict=True) if of[: len(row.ids)] == row.ids]
+        covered = [count for of, count in zip(distinct, counts, strict=True) if of[: len(row.mass_ids)] == row.mass_ids]
         assert row.columns["sample_count"] == sum(count for count in covered if count is not None)
     assert prefix_free(kept) == kept
 
 
 def test_enumerated_rows_have_no_counts_to_add_up() -> None:
     kept = prefix_free(rows_of([(1,), (1, 2)], [0.0, 0.0], [None, None]))
-    assert [row.columns for row in kept] == [{"id": "gen_0", "sample_count": None, "generation_idx": 0}]
+    assert [(row.columns["id"], row.columns["sample_count"]) for row in kept] == [("gen_0", None)]
+
+
+def test_rows_whose_text_ends_inside_one_token_have_one_probability_which_counts_once() -> None:
+    """ " Jacob Turner" as drawn, and two cuts inside its last token, which were encoded again."""
+    drawn, cut, shorter, other = (
+        UnweighedRow(
+            columns={"id": text, "sample_count": 10, "completion": text}, mass_ids=ids, is_drawn=is_drawn, log_mass=mass
+        )
+        for text, ids, is_drawn, mass in (
+            (" Jacob Turner", (1, 2), True, -1.0),
+            (" Jacob Turn", (1, 2), False, -1.0),
+            (" Jacob Tur", (1, 2), False, -1.0),
+            (" J. Turner", (3,), True, -2.0),
+        )
+    )
+    rows = weighed([other, shorter, cut, drawn], exclusive=False)
+    assert [row["is_prefix_of"] for row in rows] == [None, " Jacob Turn", " Jacob Turner", None]
+    kept = weighed([other, shorter, cut, drawn], exclusive=True)
+    assert [(row["id"], row["sample_count"]) for row in kept] == [(" J. Turner", 10), (" Jacob Turner", 30)]
+    assert [row["weight"] for row in kept] == pytest.approx(normalized([-2.0, -1.0]))
+    without_drawn = prefix_free([other, cut, shorter])
+    assert [row.columns["id"] for row in without_drawn] == [" J. Turner", " Jacob Tur"]
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)

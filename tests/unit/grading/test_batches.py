@@ -547,7 +547,7 @@ def test_the_ledger_gives_questions_back_exactly(tmp_path: Path) -> None:
 
 
 def test_memory_holds_a_batch_of_questions_and_not_all_of_them(api: BatchesApi, tmp_path: Path) -> None:
-    num_questions, num_chars = 20_000, 2_000
+    num_questions, num_chars = 5_000, 8_000
     program = f"from tests.unit.grading.test_batches import print_growth; print_growth({num_questions}, {num_chars})"
     result = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -10,24 +10,28 @@ import sys
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from evalgen import assembly, experiment
 from evalgen.errors import InputError
 from evalgen.files import JsonListWriter
-from evalgen.records import Query
+from evalgen.records import Query, VerdictKind
 from evalgen.report import data, embedded, selection
+from evalgen.report.comparison import families, named_datasets
 from evalgen.report.data import read_experiments
 from evalgen.report.figures import evaluate
 from evalgen.report.page import report_html, write_report
+from evalgen.report.records import ShownCompletion
 from ray_jobs.report import load_arguments, main
 from tests.browser.experiment_files import (
+    GRADER,
     Recipe,
     Said,
     death_date_queries,
@@ -38,6 +42,7 @@ from tests.browser.experiment_files import (
 
 REPOSITORY = Path(__file__).parents[3]
 FINAL = {"run": "run", "checkpoint": "checkpoint_final"}
+DRAWN_ONCE: dict[str, Any] = {"draws": 1, "mass": 0.1, "mass_sampling": 0.1, "reasoning": ""}
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +117,7 @@ def test_embedded_json_means_the_same_and_cannot_end_its_element(content: object
     assert [json.loads(it) for it in page.contents] == [content]
 
 
+@settings(deadline=None)  # a file is written each time, on a disk that others use
 @given(st.lists(st.dictionaries(st.sampled_from(["prompt_id", "reason"]), st.text(), min_size=1)))
 def test_a_json_list_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]
@@ -119,7 +125,8 @@ def test_a_json_list_is_read_as_it_was_written(
     path = tmp_path_factory.mktemp("json") / "left_out.json"
     with JsonListWriter(path) as writer:
         writer.write(rows)
-    assert list(selection.json_list(path)) == rows
+    assert list(selection.listed(path)) == rows
+    assert list(selection.listed(path.with_name("none.json"))) == []
 
 
 def test_names_of_files_are_those_that_are_written() -> None:
@@ -185,6 +192,86 @@ def test_rows_of_one_completion_are_one_bar(tmp_path: Path, tokenizer: PreTraine
     (prompt,) = shown_data(report_html(read_experiments([tmp_path / "e"])))["prompts"]
     kept = [it for it in prompt["completions"] if it["verdict"] == "equivalent"]  # type: ignore[attr-defined]
     assert [(it["draws"], round(it["weight"], 6)) for it in kept] == [(7, 1.0)]
+
+
+def test_a_text_that_was_dropped_is_counted_once_and_what_is_shown_has_all_its_draws() -> None:
+    collected = selection._Collected(prompt={"greedy_completion": None}, index=0)
+    num_texts = 60 * selection.MAX_COMPLETIONS
+    for draw in range(4 * num_texts):
+        text = f" {draw % num_texts}"
+        collected.add(ShownCompletion(**DRAWN_ONCE, text=text, raw=text, verdict="equivalent", weight=1e-5))
+    shown = collected.shown()
+    assert shown.num_completions == num_texts and {it.draws for it in shown.completions} == {4}
+
+
+def greedy_of(greedy: str, verdict: VerdictKind, *completions: tuple[str, str, VerdictKind]) -> list[str]:
+    """Texts that are marked as the greedy completion, of completions as (text, raw text, verdict)."""
+    collected = selection._Collected(prompt={"greedy_completion": greedy, "greedy_verdict": verdict}, index=0)
+    for text, raw, kind in completions:
+        collected.add(ShownCompletion(**DRAWN_ONCE, text=text, raw=raw, verdict=kind))
+    return [it.text for it in collected.shown().completions if it.is_greedy]
+
+
+def test_the_greedy_completion_is_marked_though_it_is_merged_into_a_row_of_another_text() -> None:
+    right, wrong = "equivalent", "not_equivalent"
+    rows = [(" May", " May, so", right), (" May 3", " May 3, but", right), (" June", " June", right)]
+    assert greedy_of(" May 3. It", right, *rows) == [" May 3"]
+    assert greedy_of(" May 3. It", wrong, *rows, (" May 3. It", " May 3. It", wrong)) == [" May 3. It"]
+    assert greedy_of(" May, so", right, *rows) == [" May"]
+    assert greedy_of(" April", "ungraded", *rows, (" April", " April", "ungraded")) == [" April"]
+    assert greedy_of(" never shown", right, *rows) == []
+
+
+def test_of_a_dataset_that_became_partial_the_older_whole_one_is_not_shown(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / finished.name)
+    (whole,) = (copy / "sampled_eval_datasets").iterdir()
+    partial = shutil.copytree(whole, whole.with_name(f"{whole.name}.partial"))
+    assert read_experiments([copy])[0].datasets[0].directory == whole
+    summary = json.loads((copy / "summary.json").read_text())
+    summary["datasets"][0]["num_missing_prompts"] = 1
+    (copy / "summary.json").write_text(json.dumps(summary))
+    assert read_experiments([copy])[0].datasets[0].directory == partial
+    shutil.rmtree(partial)
+    assert read_experiments([copy])[0].datasets[0].directory is None
+
+
+def test_experiments_of_one_name_have_labels_of_their_own(finished: Path, tmp_path: Path) -> None:
+    copies = [shutil.copytree(finished, tmp_path / folder / finished.name) for folder in ("a", "b")]
+    (copies[1] / "config.json").unlink()
+    experiments = read_experiments(copies)
+    assert [it.label for it in experiments] == [f"{folder}/{finished.name}" for folder in ("a", "b")]
+    assert "Side by side" not in report_html(experiments), "how the second was sampled is not known"
+
+
+def test_questions_and_votes_stay_after_a_switch_to_batches_and_back(finished: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(finished, tmp_path / finished.name)
+    (before,) = read_experiments([copy])
+    (name,) = (copy / "sampled_eval_datasets").iterdir()
+    plan = (copy / "plan.json").read_text()
+    for switched, file in (("plan", copy / "plan.json"), ("rows", name / "eval_dataset" / "data" / "0000.parquet")):
+        if switched == "plan":
+            file.write_text(plan.replace('"anthropic/', '"anthropic-batch/'))
+        else:
+            table = pq.read_table(file)
+            place = table.column_names.index("grader_model")
+            model = pa.array([f"anthropic-batch/{GRADER.model.partition('/')[2]}"] * len(table))
+            pq.write_table(table.set_column(place, "grader_model", model), file)
+        (after,) = read_experiments([copy])
+        assert after.questions == before.questions and after.questions is not None and after.questions.num_split
+        split = [[prompt.num_split for prompt in it.datasets[0].shown] for it in (before, after)]
+        assert split[0] == split[1] and sum(split[0])
+
+
+def test_only_what_was_sampled_alike_is_side_by_side(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    queries = death_date_queries()
+    recipes = [
+        Recipe(**FINAL, queries=queries, said=trained_for(1, queries), prefix=prefix, settings={"temperature": heat})
+        for prefix, heat in (("sampled_a", 0.5), ("sampled_b", 0.5), ("sampled_c", 1.0), ("sampled_d", 2.0))
+    ]
+    write_experiment(tmp_path / "e", recipes, tokenizer)
+    (family,) = families(named_datasets(read_experiments([tmp_path / "e"])))
+    assert [named.dataset.name[:9] for named in family.members] == ["sampled_a", "sampled_b"]
+    assert "datasets (temperature 0.5, " in report_html(read_experiments([tmp_path / "e"]))
 
 
 def test_a_sum_with_an_unknown_part_is_unknown() -> None:

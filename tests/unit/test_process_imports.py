@@ -1,0 +1,26 @@
+"""What the processes of a job load: most of what a small job takes is their start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+HEAVY = ("anthropic", "datasets", "torch", "transformers")
+
+
+@pytest.mark.parametrize(
+    ("modules", "needed"),
+    [
+        ("ray_jobs.actors, ray_jobs.store, ray_jobs.pipeline, evalgen.grading.desk", set()),
+        ("ray_jobs.pipeline, evalgen.sampling.replica", {"torch", "transformers"}),
+    ],
+    ids=["store, limiter, grading by rule", "sampling"],
+)
+def test_a_process_loads_nothing_heavy_that_it_does_not_need(modules: str, needed: set[str]) -> None:
+    code = f"import sys, {modules}; print(*sorted(set({HEAVY}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == needed
