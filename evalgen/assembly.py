@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from transformers import PreTrainedTokenizerBase
 
+from evalgen.dataset_files import SPANS_BOUNDARY
 from evalgen.dataset_rows import RowMaker, RowTokens
 from evalgen.job import DatasetPlan
 from evalgen.judged import Judged, judged
@@ -21,8 +22,6 @@ from evalgen.provenance import Provenance
 from evalgen.records import Verdict, VerdictKind
 from evalgen.samples import Completion, Sample, distinct_completions, total_count
 from evalgen.weights import UnweighedRow, weighed
-
-SPANS_BOUNDARY = "cut inside a token, and encoded again with the prompt a token spans the boundary"
 
 
 @dataclass(frozen=True, kw_only=True)

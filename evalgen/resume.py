@@ -103,8 +103,20 @@ def plan_record(plans: Sequence[DatasetPlan]) -> dict[str, Any]:
 
 
 def with_graders(record: Mapping[str, Mapping[str, Any]], plans: Sequence[DatasetPlan]) -> dict[str, Any]:
-    """A `plan_record` with who judges each dataset, as `plan.json` holds it: instruction files may change too."""
-    return {plan.name: {**record[plan.name], "grader": asdict(plan.grader)} for plan in plans}
+    """A `plan_record` with who judges each dataset, as `plan.json` holds it: instruction files may change too.
+
+    And with the judge's digest: what a judge is told depends on the code as well, which a later version may change.
+    """
+    from evalgen.grading.grader_digest import grader_digest  # here: who reads a configuration has no use for it
+
+    return {
+        plan.name: {
+            **record[plan.name],
+            "grader": asdict(plan.grader),
+            "grader_digest": grader_digest(plan.grader),
+        }
+        for plan in plans
+    }
 
 
 def check_same_prompts(stored: Mapping[str, Any], wanted: Mapping[str, Any], directory: str) -> None:

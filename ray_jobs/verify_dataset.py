@@ -52,7 +52,7 @@ class VerificationConfig(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="nats by which the logprob of a row may differ from the model's; null: 1e-4 where sampled and "
-        "computed in fp32, else 0.125 for each of its tokens, as far as bf16 rounds a logit",
+        "computed in fp32, else 0.25 and 0.125 for each of its tokens, as far as bf16 rounds logits",
     )
 
     @classmethod
@@ -102,16 +102,17 @@ def verify(config: VerificationConfig) -> None:
         UserError: the input is wrong.
         JobStopped: a check failed.
     """
-    # Here, so that --help and the errors of a user do not wait for it.
-    from rich.console import Console
-    from transformers.utils.logging import disable_progress_bar
-
-    from evalgen.verification.dataset import verify_dataset
     from evalgen.verification.evidence import dataset_directories, gather
 
     directories = dataset_directories(Path(config.directory))
     if config.checkpoint and len(directories) > 1:
         raise ConfigError(f"checkpoint: given for {len(directories)} datasets; give the directory of one of them")
+    # Here, so that --help and the errors of a user do not wait for it.
+    from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
+
+    from evalgen.verification.dataset import verify_dataset
+
     disable_progress_bar()
     console, failed = Console(), []
     for directory in directories:

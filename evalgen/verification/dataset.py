@@ -7,6 +7,7 @@ from operator import itemgetter
 
 from datasets import Dataset
 
+from evalgen.verification.assembly_check import check_assembly
 from evalgen.verification.draw_checks import SampleChecks, check_draws, check_rejects, check_summary
 from evalgen.verification.evidence import Evidence
 from evalgen.verification.files import (
@@ -20,7 +21,7 @@ from evalgen.verification.files import (
 )
 from evalgen.verification.findings import Check, Finding, Findings
 from evalgen.verification.model_checks import ModelCheck
-from evalgen.verification.origin_checks import DigestChecks, check_source, read_prompts
+from evalgen.verification.origin_checks import DigestChecks, OriginChecks, check_source, read_prompts
 from evalgen.verification.prompt_checks import PromptChecks
 from evalgen.verification.row_checks import RowChecks
 
@@ -65,22 +66,23 @@ def _model_check(
 def _check_rows(evidence: Evidence, dataset: Dataset, model: ModelCheck | None, findings: Findings) -> None:
     prompts = read_prompts(evidence, findings)
     check_source(evidence, prompts, findings)
-    row_checks, samples = RowChecks(evidence, findings), SampleChecks()
-    prompt_checks, digests = PromptChecks(evidence, prompts, findings), DigestChecks(evidence, findings)
+    row_checks, samples = RowChecks(evidence, findings), SampleChecks(evidence, findings)
+    prompt_checks = PromptChecks(evidence, prompts, findings)
+    origins, digests = OriginChecks(evidence, findings), DigestChecks(evidence, findings)
     for _, group in groupby(rows_of(dataset, findings), key=itemgetter("prompt_id")):
         rows = list(group)
         for row in rows:
             samples.add(row)
+            origins.add(row)
             digests.add(row)
             if row_checks.check(row) and model is not None:
                 model.add(row)
         prompt_checks.check(rows)
-    samples.check(evidence, dataset, findings)
-    digests.done()
     if model is not None:
         model.done()
-    rejected = check_rejects(evidence, dataset, row_checks, findings)
-    num_left_out = check_draws(evidence, prompts, prompt_checks, rejected, findings)
-    check_summary(evidence, prompts, prompt_checks, len(dataset), num_left_out, findings)
-    row_checks.done()
-    prompt_checks.done()
+    rejected = check_rejects(evidence, dataset, (row_checks.check, samples.add, origins.add, digests.add), findings)
+    left_out = check_draws(evidence, prompts, prompt_checks, rejected, findings)
+    check_summary(evidence, prompts, prompt_checks, rejected, left_out, findings)
+    check_assembly(evidence, dataset, prompts, findings)
+    for done in (row_checks.done, prompt_checks.done, samples.done, origins.done, digests.done):
+        done()

@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 from array import array
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from evalgen.assembly import SPANS_BOUNDARY
+from evalgen.dataset_files import SPANS_BOUNDARY
 from evalgen.experiment import PROMPTS_FILE, REJECTS_FILE
 from evalgen.verification.evidence import Evidence
 from evalgen.verification.files import BATCH_ROWS, READ_ERRORS, Row, check_schema, one_line, rejected_rows
@@ -23,11 +24,11 @@ from evalgen.verification.findings import Check, Findings
 from evalgen.verification.json_lists import json_list
 from evalgen.verification.origin_checks import missing_prompts
 from evalgen.verification.prompt_checks import PromptChecks
-from evalgen.verification.row_checks import RowChecks
 
 JSON_FILE = "non_equivalent_completions.json"
 LEFT_OUT_FILE = "left_out.json"
 SHARE = 1e-9
+Digests = np.ndarray[Any, np.dtype[np.uint64]]
 # What a row has of the draw that it shows, and the names of the same in samples/.
 SHOWN = ("prompt_id", "prompt", "raw_completion", "token_ids", "token_logprobs", "finish_reason")
 STORED = tuple("completion" if name == "raw_completion" else name for name in SHOWN)
@@ -41,8 +42,21 @@ class NotKept:
     completions: Counter[str] = field(default_factory=Counter)
 
 
-def check_rejects(evidence: Evidence, dataset: Dataset, row_checks: RowChecks, findings: Findings) -> NotKept | None:
-    """They have the dataset's columns, are the same in JSON, and none of them is kept. None: they cannot be read."""
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """What is neither kept nor rejected, of all prompts."""
+
+    num_spanning: int  # distinct completions that are equivalent, and that no row can hold
+    num_ungraded_draws: int
+
+
+def check_rejects(
+    evidence: Evidence, dataset: Dataset, checks: Sequence[Callable[[Row, str], object]], findings: Findings
+) -> NotKept | None:
+    """They have the dataset's columns, are the same in JSON, and none of them is kept. None: they cannot be read.
+
+    `checks` are those of one row, each given what to call it.
+    """
     path, not_kept = evidence.directory / REJECTS_FILE, NotKept()
     try:
         parquet = pq.ParquetFile(path)
@@ -51,7 +65,8 @@ def check_rejects(evidence: Evidence, dataset: Dataset, row_checks: RowChecks, f
             return None
         upstream = json_list(evidence.directory / JSON_FILE)
         for row in rejected_rows(parquet, findings):
-            row_checks.check(row, "reject ")
+            for check in checks:
+                check(row, "reject ")
             not_kept.draws[row["prompt_id"]] += row["sample_count"] or 0
             not_kept.completions[row["prompt_id"]] += 1
             if row["weight"] is not None or row["is_prefix_of"] is not None:
@@ -74,18 +89,17 @@ def check_draws(
     kept: PromptChecks,
     rejected: NotKept | None,
     findings: Findings,
-) -> int | None:
-    """Every draw of every prompt is kept, rejected or left out. Returns how many are left out; None: not known."""
+) -> LeftOut | None:
+    """Every draw of every prompt is kept, rejected or left out. Returns what is left out; None: not known."""
     if prompts is None or rejected is None:
         findings.skip(Check.DRAWS, f"{PROMPTS_FILE} or the rejects cannot be read")
         return None
-    path, ungraded, spanning, num_left_out = evidence.directory / LEFT_OUT_FILE, NotKept(), NotKept(), 0
+    path, ungraded, spanning = evidence.directory / LEFT_OUT_FILE, NotKept(), NotKept()
     try:
         for row in json_list(path) if path.exists() else ():
             group = spanning if row["reason"] == SPANS_BOUNDARY else ungraded
             group.draws[row["prompt_id"]] += row["sample_count"] or 0
             group.completions[row["prompt_id"]] += 1
-            num_left_out += 1
     except (*READ_ERRORS, ValueError, KeyError, TypeError) as error:
         findings.fail(Check.DRAWS, f"{path.name} cannot be read: {one_line(error)}")
         return None
@@ -97,30 +111,36 @@ def check_draws(
             findings.fail(Check.DRAWS, problem, prompt_id)
     num_draws = sum(prompt["num_draws"] or 0 for prompt in prompts.values())
     findings.held(Check.DRAWS, f"{num_draws:,} of {len(prompts):,} prompts: kept, rejected or left out")
-    return num_left_out
+    return LeftOut(num_spanning=spanning.completions.total(), num_ungraded_draws=ungraded.draws.total())
 
 
 def check_summary(
     evidence: Evidence,
     prompts: Mapping[str, Mapping[str, Any]] | None,
     kept: PromptChecks,
-    num_rows: int,
-    num_left_out: int | None,
+    rejected: NotKept | None,
+    left_out: LeftOut | None,
     findings: Findings,
 ) -> None:
     """summary.json says of the dataset what it is."""
     summary = evidence.summary
     if summary is None:
         return findings.skip(Check.SUMMARY, "there is no summary.json with the dataset in it")
-    expected: dict[str, Any] = {"num_items": num_rows, "num_unique_prompts": len(kept.variations)}
+    expected: dict[str, Any] = {
+        "num_items": kept.num_rows,
+        "num_reencoded": kept.num_reencoded,
+        "num_unique_prompts": len(kept.variations),
+    }
     if prompts is not None:
         expected |= _sums(prompts)
-        num_graded = expected["num_unique"] - expected["num_ungraded"]
-        expected["equivalence_rate"] = expected["num_equivalent"] / num_graded if num_graded else None
         expected["num_missing_prompts"] = len(missing_prompts(evidence.directory))
         expected["num_prompts"] = len(prompts) + expected["num_missing_prompts"]
-        if num_left_out is not None:
-            expected["num_left_out"] = num_left_out - expected["num_ungraded"]
+        if left_out is not None and rejected is not None:
+            expected["num_left_out"] = left_out.num_spanning
+            if (num_draws := expected["num_draws"]) is not None:  # else the assembly's check knows it alone
+                num_graded_draws = num_draws - left_out.num_ungraded_draws
+                num_equivalent_draws = num_graded_draws - rejected.draws.total()
+                expected["draw_equivalence_rate"] = _share(num_equivalent_draws, num_graded_draws)
     for name, value in expected.items():
         if not _is_close(summary.get(name), value):
             findings.fail(Check.SUMMARY, f"{name} is {summary.get(name)}, and the dataset has {value}")
@@ -128,30 +148,41 @@ def check_summary(
 
 
 class SampleChecks:
-    """Whether the draw that a row shows is one of those that were stored. Of each a digest is kept, 8 bytes."""
+    """Whether the draw that a row shows is one of those that were stored. Of each of these 8 bytes are kept."""
 
-    def __init__(self) -> None:
-        self._shown = array("Q")
+    def __init__(self, evidence: Evidence, findings: Findings) -> None:
+        self._findings = findings
+        self._stored = _stored_digests(evidence, findings)
 
-    def add(self, row: Row) -> None:
-        self._shown.append(_draw_digest([row[name] for name in SHOWN]))
+    def add(self, row: Row, what: str = "") -> None:
+        if self._stored is None:
+            return
+        digest = _draw_digest([row[name] for name in SHOWN])
+        place = bisect_left(self._stored, digest)
+        if place == len(self._stored) or self._stored[place] != digest:
+            problem = "its drawn ids, log-probs and text are nowhere in samples/"
+            self._findings.fail(Check.SAMPLES, problem, f"{what}{row['id']}")
 
-    def check(self, evidence: Evidence, dataset: Dataset, findings: Findings) -> None:
-        files = sorted(evidence.experiment.samples.glob("*.parquet")) if evidence.experiment else []
-        if not files:
-            return findings.skip(Check.SAMPLES, "there is no experiment with samples/ around the dataset")
-        stored = array("Q")
-        for file in files:
-            try:
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS, columns=list(STORED)):
-                    stored.extend(_draw_digest([row[name] for name in STORED]) for row in batch.to_pylist())
-            except (*READ_ERRORS, KeyError) as error:
-                return findings.fail(Check.SAMPLES, f"{file} cannot be read: {one_line(error)}")
-        is_stored = np.isin(np.array(self._shown, np.uint64), np.array(stored, np.uint64))
-        for place in np.flatnonzero(~is_stored).tolist():
-            row_id = dataset[place]["id"] if len(is_stored) == len(dataset) else f"row {place}"
-            findings.fail(Check.SAMPLES, "its drawn ids, log-probs and text are nowhere in samples/", row_id)
-        return findings.held(Check.SAMPLES, f"every draw that is shown is one of {len(stored):,} stored ones")
+    def done(self) -> None:
+        if self._stored is not None:
+            self._findings.held(Check.SAMPLES, f"every draw that is shown is one of {len(self._stored):,} stored ones")
+
+
+def _stored_digests(evidence: Evidence, findings: Findings) -> Digests | None:
+    """In ascending order; None: there are none, or they cannot be read."""
+    stored = array("Q")
+    files = sorted(evidence.experiment.samples.glob("*.parquet")) if evidence.experiment else []
+    if not files:
+        findings.skip(Check.SAMPLES, "there is no experiment with samples/ around the dataset")
+        return None
+    for file in files:
+        try:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS, columns=list(STORED)):
+                stored.extend(_draw_digest([row[name] for name in STORED]) for row in batch.to_pylist())
+        except (*READ_ERRORS, KeyError) as error:
+            findings.fail(Check.SAMPLES, f"{file} cannot be read: {one_line(error)}")
+            return None
+    return np.sort(np.array(stored, np.uint64))
 
 
 def _draw_digest(values: Sequence[Any]) -> int:
@@ -169,6 +200,8 @@ def _is_same(row: Row, upstream: Any) -> bool:
         "prompt_id": "prompt_id",
         "generation_idx": "generation_idx",
         "sample_count": "sample_count",
+        "logprob": "logprob",
+        "logprob_sampling": "logprob_sampling",
     }
     return isinstance(upstream, dict) and all(upstream.get(name) == row[ours] for name, ours in names.items())
 
@@ -212,13 +245,21 @@ def _draw_problems(
     return problems
 
 
-def _sums(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, int | None]:
-    """Figures of a dataset that are sums of its prompts'; None as in summary.json: enumerated."""
+def _sums(prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Figures of a dataset that its prompts' add up to; None as in summary.json: enumerated, or nothing graded."""
     draws = [prompt["num_draws"] for prompt in prompts.values()]
-    sums: dict[str, int | None] = {"num_draws": None if None in draws else sum(draws)}
+    sums: dict[str, Any] = {"num_draws": None if None in draws else sum(draws)}
     for name in ("num_unique", "num_equivalent", "num_ungraded"):
         sums[name] = sum(prompt[name] for prompt in prompts.values())
+    sums["num_graded"] = sums["num_unique"] - sums["num_ungraded"]
+    sums["equivalence_rate"] = _share(sums["num_equivalent"], sums["num_graded"])
+    masses = [prompt["covered_mass"] for prompt in prompts.values() if prompt["covered_mass"] is not None]
+    sums["covered_mass"] = _share(math.fsum(masses), len(masses))
     return sums
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
 
 
 def _is_close(found: Any, expected: Any) -> bool:

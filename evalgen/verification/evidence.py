@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from evalgen.config import JobConfig, RunConfig, load_config
 from evalgen.errors import EvalgenError, InputError
@@ -19,6 +17,9 @@ from evalgen.records import Checkpoint, Query
 from evalgen.resume import CONFIG_FILE
 from evalgen.runs import find_inner_runs
 from evalgen.tokenization import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,8 @@ def _summary_entry(experiment: Experiment, name: str) -> dict[str, Any] | None:
 
 def _eos_of_configs(path: str) -> list[Any]:
     """Of the generation config, then of the model's; None where it does not say."""
+    from transformers import AutoConfig, GenerationConfig  # here: it takes seconds
+
     found = []
     for config_class in (GenerationConfig, AutoConfig):
         try:

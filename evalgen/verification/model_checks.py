@@ -23,6 +23,7 @@ EXACT_NATS = 1e-4  # of a row, where both sides are fp32
 # bf16 has 8 significant bits: a logit between 16 and 32 is rounded to a multiple of 1/8, by up to 1/16, and the layers
 # below have rounded before. A log-probability is the difference of two such numbers.
 ROUNDED_NATS = 0.125  # of a token, where one side is bf16
+ROUNDED_NATS_OF_ROW = 0.25  # beside those of its tokens: of one token alone the layers may be off by more
 BATCH_ROWS = 32
 SORTED_ROWS = 512  # put in order of length before they are batched
 
@@ -31,7 +32,8 @@ class ModelCheck:
     """Compares `logprob` of rows with what the model says of their labelled ids."""
 
     def __init__(self, evidence: Evidence, dtype: str, findings: Findings, tolerance: float | None = None) -> None:
-        """`tolerance` is in nats of a row; None: what rounding explains.
+        """`tolerance` is in nats of a row; None: what rounding explains. What is allowed for bf16 is reasoned, and held
+        of small models; of one with billions of weights it was not measured.
 
         Raises:
             InputError: the checkpoint cannot be loaded.
@@ -87,11 +89,11 @@ class ModelCheck:
     def _allowed(self, num_tokens: int) -> float:
         if self._tolerance is not None:
             return self._tolerance
-        return EXACT_NATS if self._is_exact else ROUNDED_NATS * num_tokens
+        return EXACT_NATS if self._is_exact else ROUNDED_NATS_OF_ROW + ROUNDED_NATS * num_tokens
 
     def _allowed_in_words(self) -> str:
         if self._tolerance is None and not self._is_exact:
-            return f"{ROUNDED_NATS} a token"
+            return f"{ROUNDED_NATS_OF_ROW} a row and {ROUNDED_NATS} a token"
         return f"{self._allowed(1):.1e} a row"
 
 

@@ -1,9 +1,10 @@
-"""A dataset against what it was made from: its run's prompts, and the tokenizer, weights and judge that rows name."""
+"""A dataset against what it was made from: its run's prompts, and the run, tokenizer, weights and judge of its rows."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pyarrow.parquet as pq
 
 from evalgen.errors import EvalgenError, InputError
 from evalgen.experiment import PROMPTS_FILE
-from evalgen.grading.grader_digest import grader_digest
 from evalgen.prompt_figures import PROMPTS_SCHEMA
-from evalgen.regrading import graders_of
+from evalgen.resume import PLAN_FILE
 from evalgen.sampling.weights_digest import WeightsDigest, weight_files
 from evalgen.tokenization import tokenizer_digest
 from evalgen.verification.evidence import Evidence
 from evalgen.verification.files import READ_ERRORS, Row, one_line
 from evalgen.verification.findings import Check, Findings
+from evalgen.verification.possible_figures import impossible_figures
 
 MISSING_FILE = "missing.json"
 NEVER_NULL = (
@@ -45,6 +46,9 @@ def read_prompts(evidence: Evidence, findings: Findings) -> dict[str, dict[str, 
     prompts = {row["prompt_id"]: row for row in rows}
     if len(prompts) < len(rows):
         findings.fail(Check.PROMPTS, f"{path.name} has {len(rows)} rows and {len(prompts)} prompt ids")
+    for prompt_id, prompt in prompts.items():
+        for problem in impossible_figures(prompt):
+            findings.fail(Check.PROMPTS, problem, prompt_id)
     return prompts
 
 
@@ -71,8 +75,33 @@ def check_source(evidence: Evidence, prompts: Mapping[str, Any] | None, findings
     return findings.held(Check.SOURCE, f"{len(expected):,} prompts of {evidence.origin.settings.data_model_path}")
 
 
+class OriginChecks:
+    """Whether all rows, rejects among them, name one run, checkpoint and judge, those of the experiment if known."""
+
+    def __init__(self, evidence: Evidence, findings: Findings) -> None:
+        self._findings = findings
+        self._expected: dict[str, Any] = {}  # by column; what nothing tells, the first row does
+        if evidence.summary is not None:
+            self._expected |= {name: evidence.summary.get(name) for name in ("run", "checkpoint")}
+        with suppress(EvalgenError, OSError, KeyError, TypeError, ValueError):
+            self._expected["grader_model"] = planned_dataset(evidence)["grader"]["model"]
+        self._told_by = "summary.json and plan.json" if len(self._expected) == 3 else "the first row, or what there is"
+
+    def add(self, row: Row, what: str = "") -> None:
+        for name in ("run", "checkpoint", "grader_model"):
+            if row[name] != self._expected.setdefault(name, row[name]):
+                problem = f"{name} is {row[name]!r:.60}, expected {self._expected[name]!r:.60}"
+                self._findings.fail(Check.ORIGIN, problem, f"{what}{row['id']}")
+
+    def done(self) -> None:
+        self._findings.held(Check.ORIGIN, f"run, checkpoint and grader_model, by {self._told_by}")
+
+
 class DigestChecks:
-    """Whether all rows name one tokenizer, one set of weights and one judge, and these are the ones at hand."""
+    """Whether all rows name one tokenizer, one set of weights and one judge, and these are the ones at hand.
+
+    Of what is not at hand, that all rows name the same as the first.
+    """
 
     COLUMNS = {
         Check.TOKENIZER_DIGEST: "tokenizer_digest",
@@ -83,6 +112,7 @@ class DigestChecks:
     def __init__(self, evidence: Evidence, findings: Findings) -> None:
         self._findings = findings
         self._expected: dict[Check, str] = {}
+        self._first: dict[Check, str] = {}  # what a row said of that which is not at hand
         for check, digest_of in (
             (Check.TOKENIZER_DIGEST, _tokenizer_digest),
             (Check.WEIGHTS_DIGEST, _weights_digest),
@@ -93,13 +123,18 @@ class DigestChecks:
             except (EvalgenError, OSError, KeyError, TypeError, ValueError) as error:
                 findings.skip(check, one_line(error))
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Row, what: str = "") -> None:
+        row_id = f"{what}{row['id']}"
         for check, expected in self._expected.items():
             name = self.COLUMNS[check]
             if row[name] != expected and (row[name] or check != Check.WEIGHTS_DIGEST):
-                self._findings.fail(check, f"{row[name]:.16}..., and what is at hand has {expected:.16}...", row["id"])
+                self._findings.fail(check, f"{row[name]:.16}..., and what is at hand has {expected:.16}...", row_id)
             elif not row[name]:
                 self._findings.skip(check, "an older version did not note it")
+        for check in self.COLUMNS.keys() - self._expected.keys():
+            digest = row[self.COLUMNS[check]]
+            if digest != self._first.setdefault(check, digest):
+                self._findings.fail(check, f"{digest:.16}..., and other rows have {self._first[check]:.16}...", row_id)
 
     def done(self) -> None:
         for check, expected in self._expected.items():
@@ -122,9 +157,22 @@ def _weights_digest(evidence: Evidence) -> str:
 
 
 def _grader_digest(evidence: Evidence) -> str:
+    # As the job computed it: it depends on the code too, which may have changed since.
+    digest: str | None = planned_dataset(evidence).get("grader_digest")
+    if digest is None:
+        raise InputError(f"{PLAN_FILE} does not note it: an older version wrote it")
+    return digest
+
+
+def planned_dataset(evidence: Evidence) -> dict[str, Any]:
+    """The dataset's entry in plan.json."""
     if evidence.experiment is None:
-        raise InputError("the dataset does not lie in an experiment whose plan.json names the judge")
-    return grader_digest(graders_of(evidence.experiment)[evidence.name])
+        raise InputError(f"the dataset does not lie in an experiment whose {PLAN_FILE} names the judge")
+    plan = json.loads((evidence.experiment.directory / PLAN_FILE).read_text(encoding="utf-8"))
+    if evidence.name not in plan:
+        raise InputError(f"{PLAN_FILE} has no dataset {evidence.name}")
+    planned: dict[str, Any] = plan[evidence.name]
+    return planned
 
 
 def missing_prompts(directory: Path) -> set[str]:

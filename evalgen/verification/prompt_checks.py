@@ -30,6 +30,8 @@ class PromptChecks:
         self._findings = findings
         self._last_place = -1
         self._num_unweighed = 0  # rows whose weight only a tokenizer could tell
+        self._num_unnested = 0  # prompts of which only a tokenizer could tell what contains what
+        self.num_rows = self.num_reencoded = 0
         self.draws: Counter[str] = Counter()  # by prompt id
         self.variations: dict[str, int] = {}  # distinct completions by prompt id; in it are prompts with rows
 
@@ -42,6 +44,8 @@ class PromptChecks:
         self._check_prompt(prompt_id, rows)
         self._check_weights(rows)
         self._check_prefixes(rows)
+        self.num_rows += len(rows)
+        self.num_reencoded += sum(not row["tokens_as_drawn"] for row in rows)
         self.draws[prompt_id] += sum(row["sample_count"] or 0 for row in rows)
         self.variations[prompt_id] = len({row["completion"] for row in rows})
 
@@ -51,7 +55,8 @@ class PromptChecks:
         self._findings.held(Check.PROMPTS, f"{len(self.variations):,} with rows, of {len(self._places):,}")
         unknown = f"; {self._num_unweighed:,} encoded again were not, without tokenizer" if self._num_unweighed else ""
         self._findings.held(Check.WEIGHTS, f"add up to 1, and were computed again from log-probs{unknown}")
-        self._findings.held(Check.PREFIXES, "is_prefix_of computed again")
+        unknown = f"; of {self._num_unnested:,} prompts it was not, without tokenizer" if self._num_unnested else ""
+        self._findings.held(Check.PREFIXES, f"is_prefix_of computed again{unknown}")
 
     def _check_order(self, prompt_id: str, rows: Sequence[Row]) -> None:
         place = self._places.get(prompt_id, self._last_place)
@@ -119,17 +124,40 @@ class PromptChecks:
         if tokenizer is None:
             return None
         counts = Counter(tuple(row["token_ids"]) for row in rows)
+        # As above: of equally frequent ones the one with the smallest generation index.
         row = max(rows, key=lambda row: counts[tuple(row["token_ids"])])
         drawn = text_ids(tuple(row["token_ids"]), row["finish_reason"])
         return float(sum(row["token_logprobs"][: len(covering_ids(tokenizer, drawn, row["completion"]))]))
 
+    def _mass_ids(self, row: Row) -> tuple[int, ...] | None:
+        """The ids whose probability the row weighs; None: only a tokenizer could tell."""
+        if row["tokens_as_drawn"]:
+            return tuple(completion_ids(row))
+        if self._evidence.tokenizer is None:
+            return None
+        drawn = text_ids(tuple(row["token_ids"]), row["finish_reason"])
+        return covering_ids(self._evidence.tokenizer, drawn, row["completion"])
+
     def _check_prefixes(self, rows: Sequence[Row]) -> None:
-        ids = [tuple(completion_ids(row)) for row in rows]
-        first: dict[tuple[int, ...], str] = {}  # the first row that begins with some ids, and goes on
-        for row, labelled in zip(rows, ids, strict=True):
-            for length in range(len(labelled)):
-                first.setdefault(labelled[:length], row["id"])
-        for row, labelled in zip(rows, ids, strict=True):
-            if row["is_prefix_of"] != first.get(labelled):
-                problem = f"is_prefix_of is {row['is_prefix_of']!r:.60}, expected {first.get(labelled)!r:.60}"
+        """A row names the first one whose probability is in its own: whose ids go on, or with equal ids the text."""
+        origin = self._evidence.origin
+        if origin is not None and origin.settings.exclusive and any(row["is_prefix_of"] for row in rows):
+            self._findings.fail(Check.PREFIXES, "contained in another row, in a set without such", rows[0]["id"])
+        ids = [known for known in map(self._mass_ids, rows) if known is not None]
+        if len(ids) < len(rows):
+            self._num_unnested += 1
+            return
+        first: dict[tuple[int, ...], int] = {}  # the place of the first row that begins with some ids, and goes on
+        texts: dict[tuple[int, ...], dict[str, int]] = defaultdict(dict)  # with some ids, and the first place of each
+        for place, (row, of_row) in enumerate(zip(rows, ids, strict=True)):
+            texts[of_row].setdefault(row["completion"], place)
+            for length in range(len(of_row)):
+                first.setdefault(of_row[:length], place)
+        for row, of_row in zip(rows, ids, strict=True):
+            text = row["completion"]
+            places = [place for other, place in texts[of_row].items() if other != text and other.startswith(text)]
+            places += [first[of_row]] if of_row in first else []
+            expected = rows[min(places)]["id"] if places else None
+            if row["is_prefix_of"] != expected:
+                problem = f"is_prefix_of is {row['is_prefix_of']!r:.60}, expected {expected!r:.60}"
                 self._findings.fail(Check.PREFIXES, problem, row["id"])

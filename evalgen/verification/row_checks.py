@@ -43,6 +43,9 @@ class RowChecks:
         if row["id"] != f"{row['prompt_id']}_gen_{row['generation_idx']}":
             expected = f"{row['prompt_id']}_gen_{row['generation_idx']}"
             self._findings.fail(Check.IDS, f"expected {expected!r:.100}", row_id)
+        num_draws = row["num_samples"]
+        if row["generation_idx"] < 0 or (num_draws is not None and row["generation_idx"] >= num_draws):
+            self._findings.fail(Check.IDS, f"generation_idx is {row['generation_idx']} of {num_draws} draws", row_id)
         self._check_draw(row, row_id)
         if row["input_ids"] is None:
             if row["tokens_as_drawn"]:
@@ -58,7 +61,7 @@ class RowChecks:
     def done(self) -> None:
         """No row is left."""
         rows = f"{self._num_rows:,} rows, rejects among them"
-        self._findings.held(Check.IDS, "unique, and {prompt_id}_gen_{generation_idx}")
+        self._findings.held(Check.IDS, "unique, and {prompt_id}_gen_{generation_idx}, of a draw that there was")
         self._findings.held(Check.MASK, rows)
         self._findings.held(Check.LABELS, f"{rows}; {self._num_as_drawn:,} have the ids that were drawn")
         self._findings.held(Check.LOGPROBS, "those of the drawn ids add up to those of the rows")

@@ -10,11 +10,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from tests.faults.cases import Undisturbed
+    from tests.ray.jobs import FinishedJob
 
 # Before Ray is imported, which reads them once: the session's cluster wants a token, and this process has it.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -36,7 +42,13 @@ class RayCluster:
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """A head node with two CPUs and a dashboard; drivers join it through RAY_ADDRESS."""
-    started_in = tmp_path_factory.mktemp("ray_started_here")
+    with started_ray(tmp_path_factory.mktemp("ray_started_here")) as cluster:
+        yield cluster
+
+
+@contextmanager
+def started_ray(started_in: Path) -> Iterator[RayCluster]:
+    """As `ray_cluster`, which no other test uses."""
     ray_directory = Path(tempfile.mkdtemp(prefix="ray-"))  # short: it holds Unix sockets
     port, dashboard_port, client_port = _free_ports(3)
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
@@ -61,6 +73,24 @@ def joined_cluster(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> 
     """Drivers that this test runs join the session's cluster."""
     monkeypatch.setenv("RAY_ADDRESS", ray_cluster.address)
     return ray_cluster
+
+
+@pytest.fixture(scope="session")
+def mayors_job(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
+    """One finished job over the mayors, for every test that only reads: `mayors_arguments` as they are."""
+    from tests.ray.jobs import mayors_arguments, run_as_process
+
+    output_dir = tmp_path_factory.mktemp("mayors_job")
+    return run_as_process(mayors_arguments(mayors_run, output_dir), output_dir, ray_cluster.address)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The job that no fault struck."""
+    from tests.faults.cases import Undisturbed
+
+    directory = tmp_path_factory.mktemp("undisturbed") / "job"
+    return Undisturbed.run(mayors_run, directory, {"RAY_ADDRESS": ray_cluster.address})
 
 
 def _environment() -> dict[str, str]:

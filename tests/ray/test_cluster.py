@@ -12,7 +12,6 @@ import pytest
 from tests.faults.cases import Undisturbed, run_case
 from tests.faults.faults import cases_of_nodes
 from tests.faults.nodes import Nodes, several_nodes
-from tests.ray.conftest import RayCluster
 
 
 @pytest.fixture
@@ -25,9 +24,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 
 
 def test_a_node_dies_and_another_is_added_and_the_dataset_is_that_of_one_node(
-    ray_cluster: RayCluster, nodes: Nodes, mayors_run: Path, tmp_path: Path
+    undisturbed: Undisturbed, nodes: Nodes, mayors_run: Path, tmp_path: Path
 ) -> None:
-    undisturbed = Undisturbed.run(mayors_run, tmp_path / "one_node", {"RAY_ADDRESS": ray_cluster.address})
     (case,) = [case for case in cases_of_nodes(nodes) if case.name == "kill -9 of a worker node, another added, middle"]
     outcome = run_case(case, undisturbed, mayors_run, tmp_path / "several_nodes", {"RAY_ADDRESS": nodes.address})
     assert not outcome.problems

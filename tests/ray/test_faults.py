@@ -22,12 +22,6 @@ SHARED_RAY = (
 )
 
 
-@pytest.fixture(scope="module")
-def undisturbed(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    directory = tmp_path_factory.mktemp("undisturbed") / "job"
-    return Undisturbed.run(mayors_run, directory, {"RAY_ADDRESS": ray_cluster.address})
-
-
 @pytest.mark.parametrize("case", [CASES[name] for name in SHARED_RAY], ids=SHARED_RAY)
 def test_a_job_survives(
     case: Case, ray_cluster: RayCluster, undisturbed: Undisturbed, mayors_run: Path, tmp_path: Path

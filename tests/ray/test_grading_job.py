@@ -35,37 +35,34 @@ def rows(experiment: Experiment) -> list[tuple[str, str, int]]:
     return [(row["id"], row["completion"], row["sample_count"]) for row in experiment.dataset(NAME).to_list()]
 
 
-def test_batches_give_the_same_dataset_for_half_the_money(
-    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi
-) -> None:
-    in_batches = run_job(arguments(mayors_run, tmp_path / "1", grader_model=f"anthropic-batch/{MODEL}"), tmp_path / "1")
-    batched = api.stats()
-    assert batched.calls == 0 and batched.batch_calls["create"] == 1
-    one_by_one = run_job(arguments(mayors_run, tmp_path / "2"), tmp_path / "2")
-    assert rows(in_batches) == rows(one_by_one)
-    (cheap,), (dear,) = in_batches.summary["datasets"], one_by_one.summary["datasets"]
-    assert cheap["api_calls"] == dear["api_calls"] == dear["num_unique"]
-    assert cheap["cost_usd"] == pytest.approx(dear["cost_usd"] / 2)
-    assert api.stats().billed_usd == pytest.approx(cheap["cost_usd"] + dear["cost_usd"])
-
-
-def test_a_job_stops_at_its_cap_and_goes_on_where_it_was_with_a_larger_one(
+def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_its_dataset_for_half_the_money(
     joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi, capfd: pytest.CaptureFixture[str]
 ) -> None:
     cap_usd = 0.06
-    assert main(arguments(mayors_run, tmp_path, max_grading_cost_usd=cap_usd, max_connections=2)) == 1
+    one_by_one, in_batches = tmp_path / "1", tmp_path / "2"
+    assert main(arguments(mayors_run, one_by_one, max_grading_cost_usd=cap_usd, max_connections=2)) == 1
     last_line = capfd.readouterr().err.strip().splitlines()[-1]
     assert "--max_grading_cost_usd 0.06" in last_line and "--resume" in last_line
     stopped = api.stats()
     assert 0 < stopped.billed_usd <= cap_usd
-    (directory,) = tmp_path.iterdir()
+    (directory,) = one_by_one.iterdir()
     assert main(["--resume", str(directory), "--max_grading_cost_usd", "5"]) == 0
     books = api.stats()
-    (figures,) = Experiment(directory).summary["datasets"]
-    assert figures["num_ungraded"] == 0
+    dear_job = Experiment(directory)
+    (dear,) = dear_job.summary["datasets"]
+    assert dear["num_ungraded"] == 0
     # What was in flight at the cap may have been asked without its answer being kept; all else was asked once.
-    assert figures["num_unique"] <= books.calls <= figures["num_unique"] + 2
-    assert figures["cost_usd"] <= books.billed_usd + 1e-9
+    assert dear["num_unique"] == dear["api_calls"] <= books.calls <= dear["num_unique"] + 2
+    assert dear["cost_usd"] <= books.billed_usd + 1e-9
+
+    cheap_job = run_job(arguments(mayors_run, in_batches, grader_model=f"anthropic-batch/{MODEL}"), in_batches)
+    batched = api.stats()
+    assert batched.calls == books.calls and batched.batch_calls["create"] == 1
+    assert rows(cheap_job) == rows(dear_job)
+    (cheap,) = cheap_job.summary["datasets"]
+    assert cheap["api_calls"] == dear["api_calls"]
+    assert cheap["cost_usd"] == pytest.approx(dear["cost_usd"] / 2)
+    assert batched.billed_usd == pytest.approx(books.billed_usd + cheap["cost_usd"])
 
 
 def test_votes_packs_and_several_actors_ask_no_question_twice_and_lose_none_to_faults(

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,9 +19,10 @@ from evalgen.eval_dataset import EvalDataset
 from evalgen.eval_functions import eval_accuracy_and_loss
 from evalgen.tokenization import IGNORED_LABEL, before_stop
 from tests.ray.conftest import RayCluster
-from tests.ray.jobs import Experiment, mayors_arguments, run_job
+from tests.ray.jobs import Experiment, FinishedJob, mayors_arguments, run_as_process, run_job, several_runs
 
 NAME = "sampled_mayors_checkpoint_final"
+STOPS = [".", ",", "\n"]
 CONTRACT_COLUMNS = "id prompt_id prompt completion generation_idx metadata input_ids labels attention_mask".split()
 
 
@@ -37,22 +39,35 @@ def source_rows(run: Path) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def experiment(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Experiment:
-    """One finished job over the mayors, for every test that only reads."""
-    output_dir = tmp_path_factory.mktemp("outputs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_ADDRESS", ray_cluster.address)
-        return run_job(mayors_arguments(mayors_run, output_dir), output_dir)
+def experiment(mayors_job: FinishedJob) -> Experiment:
+    """For every test that only reads."""
+    return mayors_job.experiment
+
+
+@pytest.fixture(scope="module")
+def variants(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
+    """One job whose runs are that of `experiment`, sampled in other ways."""
+    output_dir = tmp_path_factory.mktemp("variants")
+    arguments = several_runs(
+        mayors_arguments(mayors_run, output_dir),
+        tmp_path_factory.mktemp("config") / "job.yaml",
+        {"output_dataset_prefix": "sampled_stopped", "stop_strings": STOPS},
+        {"output_dataset_prefix": "sampled_enumerated", "sampler": "enumerate", "min_probability": 0.001},
+        {"output_dataset_prefix": "sampled_nothing", "sampler": "enumerate", "min_probability": 1},
+    )
+    return run_as_process(arguments, output_dir, ray_cluster.address)
 
 
 def test_the_experiment_directory_is_as_the_contract_has_it(experiment: Experiment) -> None:
     assert re.fullmatch(r"\d{4}_\d\d_\d\d_\d\d-\d\d-\d\d_[A-Za-z0-9]{5}_sampled_mayors", experiment.path.name)
     names = {path.name for path in experiment.path.iterdir()}
     files = {"config.json", "experiment.log", "experiment_log.json", "plan.json", "summary.json"}
+    files |= {"REPORT.md", "report.html"}
     assert names == files | {"sampled_eval_datasets", "samples", "verdicts"}
     assert experiment.dataset_names == [NAME]
     dataset = experiment.path / "sampled_eval_datasets" / NAME
     assert {path.name for path in dataset.iterdir()} == {
+        "README.md",
         "eval_dataset",
         "eval_functions.pkl",
         "non_equivalent_completions.json",
@@ -179,51 +194,42 @@ def test_rows_concatenate_with_the_source_dataset(experiment: Experiment, mayors
     assert len(both) == len(source) + len(ours)
 
 
-def test_the_same_dataset_with_two_replicas_smaller_batches_and_little_memory(
-    experiment: Experiment, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
-) -> None:
-    little = {"num_replicas": 2, "generation_batch_size": 1, "kv_budget_gib": 0.001}
-    arguments = mayors_arguments(mayors_run, tmp_path, **little)
-    again = run_job(arguments, tmp_path)
-    assert _without_logprobs(again) == _without_logprobs(experiment)
-
-
 def test_a_draw_with_stop_strings_is_the_draw_without_them_cut_off(
-    experiment: Experiment, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
+    experiment: Experiment, variants: FinishedJob, mayors_run: Path
 ) -> None:
-    stops = [".", ",", "\n"]
-    stopped = run_job(mayors_arguments(mayors_run, tmp_path, stop_strings=json.dumps(stops)), tmp_path)
-    whole, cut = _text_of_draws(experiment), _text_of_draws(stopped)
-    before = {draw: before_stop(text, stops) for draw, text in whole.items()}
+    name, stopped = "sampled_stopped_checkpoint_final", variants.experiment
+    samples = stopped.samples_of(name)
+    whole, cut = _text_of_draws(experiment.rows_of("samples")), _text_of_draws(samples)
+    before = {draw: before_stop(text, STOPS) for draw, text in whole.items()}
     assert cut == {draw: whole[draw] if text is None else text for draw, text in before.items()}
-    reasons = [row["finish_reason"] for row in stopped.rows_of("samples") for _ in row["generation_indices"]]
+    reasons = [row["finish_reason"] for row in samples for _ in row["generation_indices"]]
     assert reasons.count("stop") == sum(text is not None for text in before.values()) > 0
     tokenizer = AutoTokenizer.from_pretrained(inner_run(mayors_run) / "tokenizer.json")
-    rows = stopped.dataset(NAME).to_list()
+    rows = stopped.dataset(name).to_list()
     assert "stop" in {row["finish_reason"] for row in rows}
     for row in rows:
-        assert before_stop(row["raw_completion"], stops) is None
+        assert before_stop(row["raw_completion"], STOPS) is None
         assert tokenizer.decode([label for label in row["labels"] if label != IGNORED_LABEL]) == row["completion"]
 
 
 def test_an_enumerated_set_has_every_probable_completion_and_says_how_much_they_cover(
-    experiment: Experiment, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
+    experiment: Experiment, variants: FinishedJob
 ) -> None:
-    enumerated = run_job(mayors_arguments(mayors_run, tmp_path, sampler="enumerate", min_probability=0.001), tmp_path)
+    name, enumerated = "sampled_enumerated_checkpoint_final", variants.experiment
     probability: Counter[tuple[str, str]] = Counter()
-    for row in enumerated.rows_of("samples"):
+    for row in enumerated.samples_of(name):
         assert row["sample_count"] is None and row["logprob_sampling"] >= math.log(0.001) - 1e-5
         probability[row["prompt_id"], row["completion"]] += math.exp(row["logprob_sampling"])
     for text, count in _counts(experiment).items():  # drawn under the same law
         assert abs(count - 200 * probability[text]) < 6 * math.sqrt(200 * max(probability[text], 0.01)), text
-    (figures,), (of_draws,) = enumerated.summary["datasets"], experiment.summary["datasets"]
-    masses = [prompt["covered_mass"] for prompt in enumerated.summary["prompts"]]
+    figures, (of_draws,) = enumerated.figures(name), experiment.summary["datasets"]
+    masses = [prompt["covered_mass"] for prompt in enumerated.summary["prompts"] if prompt["dataset"] == name]
     assert figures["num_draws"] is None and figures["num_unique"] == len(probability)
     assert figures["covered_mass"] == pytest.approx(sum(masses) / len(masses))
     assert sum(masses) == pytest.approx(sum(probability.values()))
     assert figures["draw_equivalence_rate"] == pytest.approx(of_draws["draw_equivalence_rate"], abs=0.1)
 
-    rows = enumerated.dataset(NAME).to_list()
+    rows = enumerated.dataset(name).to_list()
     assert len(rows) == figures["num_items"] > 0
     for row in rows:
         ranked = [text for (prompt_id, text), _ in probability.most_common() if prompt_id == row["prompt_id"]]
@@ -232,38 +238,33 @@ def test_an_enumerated_set_has_every_probable_completion_and_says_how_much_they_
         assert row["sample_count"] is None and row["num_samples"] is None
 
 
-def test_no_completion_may_be_probable_enough(
-    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = {"sampler": "enumerate", "min_probability": 1}
-    nothing = run_job(mayors_arguments(mayors_run, tmp_path, **settings), tmp_path)
-    (figures,) = nothing.summary["datasets"]
+def test_no_completion_may_be_probable_enough(variants: FinishedJob) -> None:
+    name = "sampled_nothing_checkpoint_final"
+    figures = variants.experiment.figures(name)
     assert (figures["num_unique"], figures["covered_mass"], figures["draw_equivalence_rate"]) == (0, 0, None)
-    assert len(nothing.dataset(NAME)) == 0
-    captured = capsys.readouterr()
-    assert re.search(r"(\d+) of \1 parts", captured.err), "the parts without a question are done too"
-    assert "covers 0.0% of the probability" in captured.out
+    assert len(variants.experiment.dataset(name)) == 0
+    assert re.search(r"(\d+) of \1 parts", variants.stderr), "the parts without a question are done too"
+    assert "covers 0.0% of the probability" in variants.stdout
 
 
-def test_config_json_runs_again_to_the_same_dataset(
-    experiment: Experiment, joined_cluster: RayCluster, tmp_path: Path
+def test_config_json_runs_again_to_the_same_dataset_with_two_replicas_smaller_batches_and_little_memory(
+    experiment: Experiment, joined_cluster: RayCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    again = run_job(["--config", str(experiment.path / "config.json"), "--output_dir", str(tmp_path)], tmp_path)
-    assert _without_logprobs(again) == _without_logprobs(experiment)
+    other = {"num_replicas": 2, "generation_batch_size": 1, "kv_budget_gib": 0.001, "quiet": "true"}
+    flags = [part for key, value in {**other, "output_dir": tmp_path}.items() for part in (f"--{key}", str(value))]
+    again = run_job(["--config", str(experiment.path / "config.json"), *flags], tmp_path)
+    captured = capfd.readouterr()
+    assert again.rows_but_for_rounding(NAME) == experiment.rows_but_for_rounding(NAME)
     config, first = (json.loads((e.path / "config.json").read_text()) for e in (again, experiment))
-    assert config | {"output_dir": ""} == first | {"output_dir": ""}
+    changed = {*other, "output_dir"}
+    assert config["num_replicas"] == 2
+    assert {k: v for k, v in config.items() if k not in changed} == {k: v for k, v in first.items() if k not in changed}
+    assert captured.err == "" and captured.out.startswith("Grading statistics"), "quiet"
 
 
-def _without_logprobs(experiment: Experiment) -> list[dict[str, object]]:
-    """They, and weights made from them, differ in the last bits with the shape of a batch; nothing else may."""
-    dataset = experiment.dataset(NAME)
-    return dataset.remove_columns(["logprob", "logprob_sampling", "token_logprobs", "weight"]).to_list()
-
-
-def _text_of_draws(experiment: Experiment) -> dict[tuple[str, int], str]:
-    rows = experiment.rows_of("samples")
-    return {(row["prompt_id"], draw): row["completion"] for row in rows for draw in row["generation_indices"]}
+def _text_of_draws(samples: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
+    return {(row["prompt_id"], draw): row["completion"] for row in samples for draw in row["generation_indices"]}
 
 
 def _counts(experiment: Experiment) -> Counter[tuple[str, str]]:
-    return Counter((prompt_id, text) for (prompt_id, _), text in _text_of_draws(experiment).items())
+    return Counter((prompt_id, text) for (prompt_id, _), text in _text_of_draws(experiment.rows_of("samples")).items())

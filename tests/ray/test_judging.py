@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -12,7 +14,7 @@ import pytest
 from ray_jobs.generate_eval_datasets import main
 from tests.messages_api import MessagesApi, error
 from tests.ray.conftest import RayCluster
-from tests.ray.jobs import mayors_arguments, run_job
+from tests.ray.jobs import DRIVER, Experiment, mayors_arguments, run_job, several_runs
 from tests.waiting import wait_until
 
 MODEL = "anthropic/claude-haiku-4-5-20251001"
@@ -32,68 +34,71 @@ def point_sdk_at(api: MessagesApi, monkeypatch: pytest.MonkeyPatch, key: str = K
     monkeypatch.setenv("ANTHROPIC_API_KEY", key)
 
 
-def test_each_distinct_completion_is_asked_once_through_the_job_wide_limit(
-    joined_cluster: RayCluster, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with MessagesApi(api_key=KEY) as api:
-        point_sdk_at(api, monkeypatch)
-        experiment = run_job(arguments, tmp_path)
-        calls, most_in_flight = api.calls, api.max_in_flight
-    (figures,) = experiment.summary["datasets"]
-    assert calls == figures["api_calls"] == figures["num_unique"]
-    assert 1 <= most_in_flight <= 3
-    assert figures["cost_usd"] > 0
-    assert figures["num_ungraded"] == 0
-    for row in experiment.dataset(NAME).to_list():
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A finished experiment, its judge, and what that had been asked when the experiment was done."""
+
+    experiment: Experiment
+    api: MessagesApi
+    calls: int
+    most_in_flight: int
+
+
+@pytest.fixture(scope="module")
+def judged(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judged]:
+    """One job of two runs, of which the second has more than a thousand questions."""
+    output_dir, file = tmp_path_factory.mktemp("judged"), tmp_path_factory.mktemp("config") / "job.yaml"
+    arguments = mayors_arguments(mayors_run, output_dir, grader_model=MODEL, max_connections=3)
+    hot = {"output_dataset_prefix": "sampled_hot", "num_generations": 150, "temperature": 3.0}
+    with MessagesApi(api_key=KEY) as api, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", ray_cluster.address)
+        point_sdk_at(api, patch)
+        experiment = run_job(several_runs(arguments, file, {}, hot), output_dir)
+        yield Judged(experiment=experiment, api=api, calls=api.calls, most_in_flight=api.max_in_flight)
+
+
+def test_each_distinct_completion_is_asked_once_through_the_job_wide_limit(judged: Judged) -> None:
+    datasets = judged.experiment.summary["datasets"]
+    questions = {(row["prompt"], row["completion"]) for row in judged.experiment.rows_of("samples")}
+    assert judged.calls == len(questions) == sum(figures["api_calls"] for figures in datasets)
+    assert 1 <= judged.most_in_flight <= 3
+    for figures in datasets:
+        assert figures["cost_usd"] > 0
+        assert figures["num_ungraded"] == 0
+    for row in judged.experiment.dataset(NAME).to_list():
         assert row["raw_completion"].startswith(row["completion"])
-    everything = b"".join(path.read_bytes() for path in experiment.path.rglob("*") if path.is_file())
+    everything = b"".join(path.read_bytes() for path in judged.experiment.path.rglob("*") if path.is_file())
     assert KEY.encode() not in everything
 
 
-def test_a_thousand_questions_may_wait_at_once(
-    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_thousand_questions_may_wait_at_once(judged: Judged) -> None:
     """An actor of Ray runs a thousand calls at once; were they all waiting for a lease, none could be returned."""
-    hot = mayors_arguments(
-        mayors_run, tmp_path, grader_model=MODEL, num_generations=150, temperature=3.0, max_connections=20
-    )
-    with MessagesApi(api_key=KEY) as api:
-        point_sdk_at(api, monkeypatch)
-        experiment = run_job(hot, tmp_path)
-    (figures,) = experiment.summary["datasets"]
+    figures = judged.experiment.figures("sampled_hot_checkpoint_final")
     assert figures["num_unique"] > 1000
     assert figures["num_ungraded"] == 0
 
 
-def test_a_second_experiment_pays_for_nothing_unless_told_to(
-    joined_cluster: RayCluster, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_experiment_pays_for_nothing_unless_told_to_and_a_refused_question_is_ungraded_and_not_judged_wrong(
+    judged: Judged, joined_cluster: RayCluster, mayors_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with MessagesApi(api_key=KEY) as api:
-        point_sdk_at(api, monkeypatch)
-        first = run_job(arguments, tmp_path)
-        paid = api.calls
-        second = run_job(arguments, tmp_path)
-        assert api.calls == paid
-        run_job([*arguments, "--use_grader_cache", "false"], tmp_path)
-        assert api.calls == 2 * paid
-    assert second.dataset(NAME).to_list() == first.dataset(NAME).to_list()
+    output_dir, api = judged.experiment.path.parent, judged.api
+    point_sdk_at(api, monkeypatch)
+    arguments = mayors_arguments(mayors_run, output_dir, grader_model=MODEL, max_connections=3)
+    second = run_job(arguments, output_dir)
+    assert api.calls == judged.calls
+    assert second.dataset(NAME).to_list() == judged.experiment.dataset(NAME).to_list()
     assert second.summary["datasets"][0]["api_calls"] == 0
     assert all(row["from_cache"] for row in second.rows_of("verdicts"))
 
-
-def test_a_refused_question_is_ungraded_and_not_judged_wrong(
-    joined_cluster: RayCluster, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with MessagesApi(api_key=KEY) as api:
-        point_sdk_at(api, monkeypatch)
-        api.script(error(400, "invalid_request_error", "prompt is too long"))
-        experiment = run_job(arguments, tmp_path)
-    (figures,) = experiment.summary["datasets"]
+    api.script(error(400, "invalid_request_error", "prompt is too long"))
+    third = run_job([*arguments, "--use_grader_cache", "false"], output_dir)
+    (figures,) = third.summary["datasets"]
+    assert api.calls == judged.calls + figures["num_unique"]
     assert figures["num_ungraded"] == 1
     assert figures["num_unique"] == figures["num_graded"] + 1
-    (left_out,) = experiment.rejects(NAME, "left_out.json")
+    (left_out,) = third.rejects(NAME, "left_out.json")
     assert "prompt is too long" in left_out["reason"]
-    rejected = {(row["prompt_id"], row["generated_completion"]) for row in experiment.rejects(NAME)}
+    rejected = {(row["prompt_id"], row["generated_completion"]) for row in third.rejects(NAME)}
     assert (left_out["prompt_id"], left_out["generated_completion"]) not in rejected
 
 
@@ -148,9 +153,7 @@ def test_the_first_verdict_comes_before_the_last_unit_is_sampled(
 
 
 def _driver_command(run: Path, output_dir: Path, **overrides: object) -> list[str]:
-
-    script = Path(__file__).parents[2] / "ray_jobs" / "generate_eval_datasets.py"
-    return [sys.executable, str(script), *mayors_arguments(run, output_dir, **overrides)]
+    return [sys.executable, str(DRIVER), *mayors_arguments(run, output_dir, **overrides)]
 
 
 def _samples(process: psutil.Process) -> bool:

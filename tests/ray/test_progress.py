@@ -20,8 +20,8 @@ from ray_jobs.cluster import NOISE
 from tests.chaos.limits import Limits
 from tests.chaos.server import ChaosApi
 from tests.chaos.settings import Faults, Price
-from tests.ray.conftest import RayCluster
-from tests.ray.jobs import Experiment, mayors_arguments, run_job
+from tests.ray.conftest import started_ray
+from tests.ray.jobs import Experiment, FinishedJob, mayors_arguments, run_job
 from tests.waiting import wait_until
 
 MODEL = "claude-haiku-4-5-20251001"
@@ -97,15 +97,18 @@ OUR_TAGS = ("run", "checkpoint", "grader", "verdict", "outcome")
 
 
 @pytest.fixture(scope="module")
-def seen_job(
-    ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Experiment, Seen, ChaosApi]]:
-    """One job with a judge that limits, bills and sometimes fails."""
+def seen_job(mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Experiment, Seen, ChaosApi]]:
+    """One job with a judge that limits, bills and sometimes fails; its Ray exports the metrics of no other job."""
     output_dir = tmp_path_factory.mktemp("outputs")
     prices = {MODEL: Price(input_usd=1.0, output_usd=5.0)}
     settings = {"limits": Limits(requests_per_minute=6_000), "faults": Faults(overloaded=0.03)}
-    with ChaosApi(prices=prices, **settings) as api, pytest.MonkeyPatch.context() as patch, watching() as seen:
-        for name, value in {**api.environment(), "RAY_ADDRESS": ray_cluster.address}.items():
+    with (
+        ChaosApi(prices=prices, **settings) as api,
+        started_ray(tmp_path_factory.mktemp("ray_of_one_job")) as cluster,
+        pytest.MonkeyPatch.context() as patch,
+        watching() as seen,
+    ):
+        for name, value in {**api.environment(), "RAY_ADDRESS": cluster.address}.items():
             patch.setenv(name, value)
         arguments = mayors_arguments(mayors_run, output_dir, grader_model=f"anthropic/{MODEL}", max_grading_cost_usd=5)
         yield run_job(arguments, output_dir), seen, api
@@ -162,17 +165,10 @@ def test_the_log_is_complete_structured_and_nobody_elses(seen_job: tuple[Experim
     assert [line for line in lines if " INFO graded " in line and "dataset=sampled_mayors" in line]
 
 
-def test_without_a_terminal_there_are_few_lines_and_quiet_means_none(
-    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    experiment = run_job(mayors_arguments(mayors_run, tmp_path), tmp_path)
-    captured = capfd.readouterr()
-    lines = captured.err.splitlines()
+def test_without_a_terminal_there_are_few_lines(mayors_job: FinishedJob) -> None:
+    summary, lines = mayors_job.experiment.summary, mayors_job.stderr.splitlines()
     assert all(line.startswith("sampled ") for line in lines), "nobody else writes there"
-    assert 1 <= len(lines) <= 2 + experiment.summary["timings"]["sample_and_grade"] / LINE_EVERY_S
-    (figures,) = experiment.summary["datasets"]
+    assert 1 <= len(lines) <= 2 + summary["timings"]["sample_and_grade"] / LINE_EVERY_S
+    (figures,) = summary["datasets"]
     assert f"graded {figures['num_unique']} of {figures['num_unique']}," in lines[-1]
-    assert NOISE not in captured.err + captured.out
-    run_job([*mayors_arguments(mayors_run, tmp_path), "--quiet", "true"], tmp_path)
-    captured = capfd.readouterr()
-    assert captured.err == "" and captured.out.startswith("Grading statistics")
+    assert NOISE not in mayors_job.stderr + mayors_job.stdout

@@ -13,25 +13,25 @@ from safetensors.numpy import save_file
 
 from ray_jobs.regrade import main
 from tests.ray.conftest import RayCluster
-from tests.ray.jobs import MAYORS_GRADER, Experiment, mayors_arguments, run_job
+from tests.ray.jobs import MAYORS_GRADER, Experiment, mayors_arguments, run_job, several_runs
 
-NAME = "sampled_mayors_checkpoint_final"
+ENUMERATED = "sampled_enumerated_checkpoint_final"
 NEW_GRADER = ["--grader_model", "offline/person_name", "--grader-config-path", str(MAYORS_GRADER)]
 
 
 @pytest.fixture(scope="module")
 def experiments(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """`exact`, `named` and `enumerated` jobs over a run whose weights are nothing but headers by now."""
+    """Jobs named `exact` and `named` over a run whose weights are nothing but headers by now; drawn and enumerated."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", ray_cluster.address)
         directory = tmp_path_factory.mktemp("regrade")
         run, out = directory / "run", directory / "outputs"
         shutil.copytree(mayors_run, run)
-        exact = {"grader_model": "offline/exact", "num_generations": 100, "checkpoint_patterns": "checkpoint_*"}
-        run_job(mayors_arguments(run, out, **exact, experiment_name="exact"), out)
-        run_job(mayors_arguments(run, out, **exact | {"grader_model": "offline/person_name"}), out)
-        enumerated = {"sampler": "enumerate", "min_probability": 0.01, "experiment_name": "enumerated"}
-        run_job(mayors_arguments(run, out, grader_model="offline/exact", **enumerated), out)
+        drawn = {"num_generations": 100, "checkpoint_patterns": ["checkpoint_*"]}
+        enumerated = {"sampler": "enumerate", "min_probability": 0.01, "output_dataset_prefix": "sampled_enumerated"}
+        for name, grader in (("exact", "offline/exact"), ("named", "offline/person_name")):
+            arguments = mayors_arguments(run, out, experiment_name=name, grader_model=grader)
+            run_job(several_runs(arguments, directory / "job.yaml", drawn, enumerated), out)
         for weights in run.glob("all_docs_runs/*/*/*.safetensors"):
             save_file({}, weights, {"format": "pt"})  # whole, as far as its header goes; a model it is none
         yield out
@@ -50,6 +50,10 @@ def kinds_in(experiment: Experiment) -> dict[tuple[str, str], str]:
     return {(row["prompt"], row["completion"]): row["verdict"] for row in experiment.rows_of("verdicts")}
 
 
+def datasets_of(experiment: Experiment) -> dict[str, list[dict[str, Any]]]:
+    return {name: experiment.dataset(name).to_list() for name in experiment.dataset_names}
+
+
 def changes_in(experiment: Experiment) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((experiment.path / "verdict_changes.json").read_text())
     return content
@@ -58,7 +62,7 @@ def changes_in(experiment: Experiment) -> dict[str, Any]:
 def test_another_judge_makes_the_datasets_of_a_job_that_had_it_at_once(
     joined_cluster: RayCluster, experiments: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    old, at_once = named(experiments, "exact"), named(experiments, "sampled_mayors")
+    old, at_once = named(experiments, "exact"), named(experiments, "named")
     before = content_of(old.path)
     assert main(["--experiment", str(old.path), *NEW_GRADER]) == 0
     printed = capfd.readouterr().out
@@ -67,7 +71,7 @@ def test_another_judge_makes_the_datasets_of_a_job_that_had_it_at_once(
     for file in (old.path / "samples").glob("*.parquet"):
         assert file.samefile(new.path / "samples" / file.name)
     assert content_of(new.path / "samples") == content_of(old.path / "samples")
-    assert new.dataset_names == at_once.dataset_names and len(new.dataset_names) > 1
+    assert new.dataset_names == at_once.dataset_names and len(new.dataset_names) > 2
     for name in new.dataset_names:
         assert new.dataset(name).to_list() == at_once.dataset(name).to_list()
         assert new.rejects(name) == at_once.rejects(name)
@@ -97,20 +101,21 @@ def test_another_judge_makes_the_datasets_of_a_job_that_had_it_at_once(
 def test_what_is_stopped_goes_on_and_the_same_judge_changes_nothing(
     joined_cluster: RayCluster, experiments: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    old = named(experiments, "enumerated")
+    old = named(experiments, "exact")
     arguments = ["--experiment", str(old.path), "--grader_model", "offline/exact", "--experiment_name", "same"]
     assert main(arguments) == 0
     assert "No verdict changed." in capfd.readouterr().out
     new = named(experiments, "same")
     assert changes_in(new)["changes"] == []
-    dataset = new.dataset(NAME).to_list()
-    assert dataset == old.dataset(NAME).to_list() and dataset[0]["sample_count"] is None
+    datasets = datasets_of(new)
+    assert datasets == datasets_of(old)
+    assert datasets[ENUMERATED][0]["sample_count"] is None
 
     for folder in ("verdicts", "sampled_eval_datasets"):  # as if it had been stopped before anything was judged
         shutil.rmtree(new.path / folder)
     (new.path / "verdict_changes.json").unlink()
     assert main(["--resume", str(new.path)]) == 0
-    assert new.dataset(NAME).to_list() == dataset
+    assert datasets_of(new) == datasets
     assert changes_in(new)["changes"] == []
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from ray_jobs.generate_eval_datasets import main
 from tests.ray.conftest import RayCluster
-from tests.ray.jobs import Experiment, mayors_arguments, run_job
+from tests.ray.jobs import Experiment, FinishedJob, mayors_arguments, run_job
 
 NAME = "sampled_mayors_checkpoint_final"
 
@@ -30,24 +30,25 @@ def draws_of(experiment: Experiment) -> dict[tuple[str, int], tuple[int, ...]]:
 
 
 def test_more_draws_sample_only_the_new_ones_and_give_the_dataset_of_a_larger_job(
-    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
+    mayors_job: FinishedJob, joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path
 ) -> None:
-    small = run_job(mayors_arguments(mayors_run, tmp_path, num_generations=60), tmp_path)
+    whole = mayors_job.experiment
+    small = run_job(mayors_arguments(mayors_run, tmp_path, num_generations=120), tmp_path)
     before = draws_of(small)
     evaluations = small.summary["datasets"][0]["model_evaluations"]
-    assert main(["--resume", str(small.path), "--num_generations", "100"]) == 0
+    assert main(["--resume", str(small.path), "--num_generations", "200"]) == 0
     after = draws_of(small)
-    assert before.items() < after.items() and len(after) == 1000
-    whole = run_job(mayors_arguments(mayors_run, tmp_path, num_generations=100), tmp_path)
+    assert before.items() < after.items() and len(after) == 2000
     assert after == draws_of(whole)
     assert small.dataset(NAME).to_list() == whole.dataset(NAME).to_list()
     assert small.rejects(NAME) == whole.rejects(NAME)
-    assert small.summary["datasets"][0]["num_draws"] == 1000
+    assert small.summary["datasets"][0]["num_draws"] == 2000
     assert evaluations < small.summary["datasets"][0]["model_evaluations"] < 2 * evaluations
 
 
-def test_another_judge_samples_nothing(joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path) -> None:
-    first = run_job(mayors_arguments(mayors_run, tmp_path), tmp_path)
+def test_another_judge_samples_nothing(mayors_job: FinishedJob, joined_cluster: RayCluster, tmp_path: Path) -> None:
+    first = Experiment(tmp_path / mayors_job.experiment.path.name)
+    shutil.copytree(mayors_job.experiment.path, first.path)
     samples = {path.name: path.read_bytes() for path in (first.path / "samples").iterdir()}
     named = first.dataset(NAME).to_list()
     assert main(["--resume", str(first.path), "--grader_model", "offline/exact"]) == 0
@@ -71,7 +72,8 @@ def test_a_checkpoint_that_cannot_be_loaded_leaves_the_others_whole_and_is_made_
     assert main(arguments) == 1
     last_line = capfd.readouterr().err.strip().splitlines()[-1]
     assert last_line.startswith("error: 10 prompts of 1 datasets could not be sampled")
-    assert "lacks 1 of the model's tensors" in last_line and "(node " in last_line and "--resume" in last_line
+    assert f"checkpoint {weights.parent} lacks 1 of the model's tensors" in last_line
+    assert "(node " in last_line and "--resume" in last_line
     (path,) = (tmp_path / "out").iterdir()
     experiment = Experiment(path)
     names = experiment.dataset_names

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Value
@@ -277,9 +278,10 @@ def likelier(it: Touched) -> None:
 
     def change(rows: Rows) -> None:
         row = whole_drawn(rows)
-        row["token_logprobs"][-1] += 0.001
-        row["logprob"] = sum(row["token_logprobs"])
-        row["weight"] *= math.exp(0.001)
+        before = row["logprob"]
+        row["token_logprobs"][-1] = float(np.float32(row["token_logprobs"][-1] + 0.001))
+        row["logprob"] = sum(row["token_logprobs"][: row["num_completion_tokens"]])
+        row["weight"] *= math.exp(row["logprob"] - before)
         of_prompt = [other for other in rows if other["prompt_id"] == row["prompt_id"]]
         total = sum(other["weight"] for other in of_prompt)
         for other in of_prompt:
@@ -407,6 +409,160 @@ def grader_digest(it: Touched) -> None:
     it.change_rows(lambda rows: rows[0].update(grader_digest="0" * 64))
 
 
+def in_every_row(**changed: Any) -> Callable[[Rows], None]:
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row.update(changed)
+
+    return change
+
+
+def entropies_swapped(it: Touched) -> None:
+    it.change_prompts(in_every_row(semantic_entropy=0.0, semantic_entropy_lower=0.5))
+
+
+def entropy_invented(it: Touched) -> None:
+    it.change_prompts(in_every_row(semantic_entropy=99.0))
+
+
+def nothing_unseen(it: Touched) -> None:
+    it.change_prompts(in_every_row(unseen_mass=0.0))
+
+
+def masses_above_their_wholes(it: Touched) -> None:
+    it.change_prompts(in_every_row(seen_mass=0.5, equivalent_mass=1.0))
+
+
+def masses_invented(it: Touched) -> None:
+    it.change_prompts(in_every_row(seen_mass_sampling=0.5, equivalent_mass_sampling=0.4))
+
+
+def greedy_completion_invented(it: Touched) -> None:
+    it.change_prompts(in_every_row(greedy_completion=" made up", greedy_verdict="equivalent"))
+
+
+def called_enumerated(it: Touched) -> None:
+    it.change_prompts(in_every_row(covered_mass=0.3))
+
+
+def draws_moved_between_two_rows(it: Touched) -> None:
+    """Of one prompt: all sums stay."""
+
+    def change(rows: Rows) -> None:
+        first = next(row for row in rows if row["sample_count"] > 1)
+        other = next(row for row in rows if row is not first and row["prompt_id"] == first["prompt_id"])
+        other["sample_count"] += first["sample_count"] - 1
+        first["sample_count"] = 1
+
+    it.change_rows(change)
+
+
+def draws_that_never_were(it: Touched) -> None:
+    def renumbered(row_id: str) -> str:
+        prompt_id, number = row_id.rsplit("_gen_", 1)
+        return f"{prompt_id}_gen_{int(number) + 100_000}"
+
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row["generation_idx"] += 100_000
+            row["id"] = renumbered(row["id"])
+            row["is_prefix_of"] = row["is_prefix_of"] and renumbered(row["is_prefix_of"])
+
+    it.change_rows(change)
+
+
+def likelier_under_the_law(it: Touched) -> None:
+    it.change_rows(lambda rows: whole_drawn(rows).update(logprob_sampling=-0.001))
+
+
+def another_run(it: Touched) -> None:
+    it.change_rows(in_every_row(run="another run"))
+
+
+def a_later_checkpoint(it: Touched) -> None:
+    it.change_rows(in_every_row(checkpoint="checkpoint_e9"))
+
+
+def a_better_judge(it: Touched) -> None:
+    it.change_rows(in_every_row(grader_model="anthropic/best"))
+
+
+def better_reasons(it: Touched) -> None:
+    it.change_rows(in_every_row(grader_reasoning="because"))
+
+
+def another_source_dataset(it: Touched) -> None:
+    it.change_rows(in_every_row(metadata={"source_dataset": "other"}))
+
+
+def metadata_invented(it: Touched) -> None:
+    it.change_rows(in_every_row(metadata_json='{"population": 14}'))
+
+
+def rejects_less_likely(it: Touched) -> None:
+    """With all that follows from it."""
+
+    def change(rows: Rows) -> None:
+        for row in rows:
+            row["token_logprobs"] = [-5.0] * len(row["token_logprobs"])
+            row["logprob"] = -5.0 * row["num_completion_tokens"]
+
+    it.change_table(it.directory / REJECTS_FILE, change)
+    _copy_logprobs_to_json(it)
+
+
+def rejects_less_likely_under_the_law(it: Touched) -> None:
+    it.change_table(it.directory / REJECTS_FILE, in_every_row(logprob_sampling=-9.0))
+    _copy_logprobs_to_json(it)
+
+
+def _copy_logprobs_to_json(it: Touched) -> None:
+    path = it.directory / "non_equivalent_completions.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for row, reject in zip(rows, pq.read_table(it.directory / REJECTS_FILE).to_pylist(), strict=True):
+        row.update({name: reject[name] for name in ("logprob", "logprob_sampling")})
+    write_json(path, rows)
+
+
+def rejects_of_other_digests(it: Touched) -> None:
+    names = ("weights_digest", "tokenizer_digest", "grader_digest")
+    it.change_table(it.directory / REJECTS_FILE, in_every_row(**dict.fromkeys(names, "0" * 64)))
+
+
+def rejects_of_another_run(it: Touched) -> None:
+    it.change_table(it.directory / REJECTS_FILE, in_every_row(run="another run"))
+
+
+def another_logprob_in_json_alone(it: Touched) -> None:
+    path = it.directory / "non_equivalent_completions.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    in_every_row(logprob=-1.0)(rows)
+    write_json(path, rows)
+
+
+def another_reason_to_leave_out(it: Touched) -> None:
+    path = it.directory / "left_out.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    in_every_row(reasoning="nobody knows")(rows)
+    write_json(path, rows)
+
+
+def better_rate_of_draws(it: Touched) -> None:
+    it.change_summary(draw_equivalence_rate=0.999)
+
+
+def fewer_graded(it: Touched) -> None:
+    it.change_summary(num_graded=1)
+
+
+def more_encoded_again(it: Touched) -> None:
+    it.change_summary(num_reencoded=7_000)
+
+
+def covered_in_the_summary(it: Touched) -> None:
+    it.change_summary(covered_mass=0.2)
+
+
 TAMPERINGS: list[tuple[Callable[[Touched], None], set[Check]]] = [
     (parquet_alone, {Check.PARQUET}),
     (parquet_shorter, {Check.PARQUET}),
@@ -414,44 +570,70 @@ TAMPERINGS: list[tuple[Callable[[Touched], None], set[Check]]] = [
     (forbidden_column, {Check.SCHEMA}),
     (columns_in_another_order, {Check.SCHEMA}),
     (narrower_type, {Check.SCHEMA}),
-    (null_where_there_must_be_none, {Check.SCHEMA, Check.WEIGHTS, Check.DRAWS}),
+    (null_where_there_must_be_none, {Check.SCHEMA, Check.WEIGHTS, Check.DRAWS, Check.SUMMARY, Check.ASSEMBLY}),
     (arrow_cut_short, {Check.SCHEMA}),
     (hostile_functions, {Check.FUNCTIONS}),
-    (id_twice, {Check.IDS}),
-    (id_of_another_form, {Check.IDS}),
-    (prompt_id_from_a_hash_of_the_prompt, {Check.PROMPTS, Check.SAMPLES, Check.DRAWS}),
-    (two_rows_swapped, {Check.ORDER, Check.PREFIXES}),
-    (prompts_in_another_order, {Check.ORDER}),
-    (another_reference, {Check.PROMPTS}),
-    (nicer_prompts_everywhere, {Check.SOURCE, Check.SAMPLES, Check.PROMPT_TOKENS}),
+    (id_twice, {Check.IDS, Check.ASSEMBLY}),
+    (id_of_another_form, {Check.IDS, Check.ASSEMBLY}),
+    (prompt_id_from_a_hash_of_the_prompt, {Check.PROMPTS, Check.SAMPLES, Check.DRAWS, Check.ASSEMBLY}),
+    (two_rows_swapped, {Check.ORDER, Check.PREFIXES, Check.ASSEMBLY}),
+    (prompts_in_another_order, {Check.ORDER, Check.ASSEMBLY}),
+    (another_reference, {Check.PROMPTS, Check.ASSEMBLY}),
+    (nicer_prompts_everywhere, {Check.SOURCE, Check.SAMPLES, Check.PROMPT_TOKENS, Check.ASSEMBLY}),
     (prompt_that_the_source_lacks, {Check.SOURCE}),
-    (mask_with_a_hole, {Check.MASK}),
-    (padded, {Check.MASK, Check.LABELS}),
-    (prompt_labelled, {Check.LABELS}),
-    (labels_shifted, {Check.LABELS}),
-    (eos_appended, {Check.LABELS, Check.EOS, Check.MODEL}),
-    (no_bos, {Check.PROMPT_TOKENS, Check.MODEL}),
-    (better_answer, {Check.COMPLETION, Check.TRIMMING, Check.SAMPLES}),
-    (space_lost, {Check.COMPLETION, Check.TRIMMING}),
-    (encoded_again_called_drawn, {Check.LABELS, Check.LOGPROBS}),
-    (drawn_called_encoded_again, {Check.COMPLETION}),
-    (likelier, {Check.SAMPLES, Check.MODEL}),
+    (mask_with_a_hole, {Check.MASK, Check.ASSEMBLY}),
+    (padded, {Check.MASK, Check.LABELS, Check.ASSEMBLY}),
+    (prompt_labelled, {Check.LABELS, Check.PREFIXES, Check.ASSEMBLY}),
+    (labels_shifted, {Check.LABELS, Check.ASSEMBLY}),
+    (eos_appended, {Check.LABELS, Check.EOS, Check.MODEL, Check.ASSEMBLY}),
+    (no_bos, {Check.PROMPT_TOKENS, Check.MODEL, Check.ASSEMBLY}),
+    (better_answer, {Check.COMPLETION, Check.TRIMMING, Check.SAMPLES, Check.ASSEMBLY}),
+    (space_lost, {Check.COMPLETION, Check.TRIMMING, Check.ASSEMBLY}),
+    (encoded_again_called_drawn, {Check.LABELS, Check.LOGPROBS, Check.SUMMARY, Check.ASSEMBLY}),
+    (drawn_called_encoded_again, {Check.COMPLETION, Check.SUMMARY, Check.ASSEMBLY}),
+    (likelier, {Check.SAMPLES, Check.MODEL, Check.ASSEMBLY}),
     (likelier_in_samples_too, {Check.MODEL}),
-    (logprob_alone, {Check.LOGPROBS, Check.WEIGHTS}),
-    (positive_logprob, {Check.LOGPROBS}),
-    (uniform_weights, {Check.WEIGHTS}),
-    (weight_moved_from_a_row_without_logprob, {Check.WEIGHTS}),
-    (half_the_weights, {Check.WEIGHTS}),
-    (prefix_mark_lost, {Check.PREFIXES}),
-    (one_more_draw, {Check.DRAWS}),
-    (row_lost, {Check.DRAWS, Check.SUMMARY}),
-    (reject_lost, {Check.DRAWS}),
-    (reject_lost_in_parquet_alone, {Check.REJECTS, Check.DRAWS}),
-    (reject_kept, {Check.REJECTS, Check.WEIGHTS, Check.DRAWS, Check.SUMMARY}),
-    (left_out_lost, {Check.DRAWS, Check.SUMMARY}),
+    (logprob_alone, {Check.LOGPROBS, Check.WEIGHTS, Check.ASSEMBLY}),
+    (positive_logprob, {Check.LOGPROBS, Check.ASSEMBLY}),
+    (uniform_weights, {Check.WEIGHTS, Check.ASSEMBLY}),
+    (weight_moved_from_a_row_without_logprob, {Check.WEIGHTS, Check.ASSEMBLY}),
+    (half_the_weights, {Check.WEIGHTS, Check.ASSEMBLY}),
+    (prefix_mark_lost, {Check.PREFIXES, Check.ASSEMBLY}),
+    (one_more_draw, {Check.DRAWS, Check.ASSEMBLY}),
+    (row_lost, {Check.DRAWS, Check.SUMMARY, Check.ASSEMBLY}),
+    (reject_lost, {Check.DRAWS, Check.SUMMARY, Check.ASSEMBLY}),
+    (reject_lost_in_parquet_alone, {Check.REJECTS, Check.DRAWS, Check.SUMMARY, Check.ASSEMBLY}),
+    (reject_kept, {Check.REJECTS, Check.WEIGHTS, Check.DRAWS, Check.SUMMARY, Check.ASSEMBLY}),
+    (left_out_lost, {Check.DRAWS, Check.SUMMARY, Check.ASSEMBLY}),
     (better_rate, {Check.SUMMARY}),
-    (fewer_draws_in_all_figures, {Check.DRAWS}),
+    (fewer_draws_in_all_figures, {Check.DRAWS, Check.SUMMARY, Check.ASSEMBLY}),
     (tokenizer_digest, {Check.TOKENIZER_DIGEST}),
     (weights_digest, {Check.WEIGHTS_DIGEST}),
     (grader_digest, {Check.GRADER_DIGEST}),
+    (entropies_swapped, {Check.PROMPTS, Check.ASSEMBLY}),
+    (entropy_invented, {Check.ASSEMBLY}),
+    (nothing_unseen, {Check.ASSEMBLY}),
+    (masses_above_their_wholes, {Check.PROMPTS, Check.ASSEMBLY}),
+    (masses_invented, {Check.ASSEMBLY}),
+    (greedy_completion_invented, {Check.ASSEMBLY}),
+    (called_enumerated, {Check.SUMMARY, Check.ASSEMBLY}),
+    (draws_moved_between_two_rows, {Check.ASSEMBLY}),
+    (draws_that_never_were, {Check.IDS, Check.ASSEMBLY}),
+    (likelier_under_the_law, {Check.ASSEMBLY}),
+    (another_run, {Check.ORIGIN, Check.ASSEMBLY}),
+    (a_later_checkpoint, {Check.ORIGIN, Check.ASSEMBLY}),
+    (a_better_judge, {Check.ORIGIN, Check.ASSEMBLY}),
+    (better_reasons, {Check.ASSEMBLY}),
+    (another_source_dataset, {Check.ASSEMBLY}),
+    (metadata_invented, {Check.ASSEMBLY}),
+    (rejects_less_likely, {Check.SAMPLES, Check.ASSEMBLY}),
+    (rejects_less_likely_under_the_law, {Check.ASSEMBLY}),
+    (rejects_of_other_digests, {Check.TOKENIZER_DIGEST, Check.WEIGHTS_DIGEST, Check.GRADER_DIGEST}),
+    (rejects_of_another_run, {Check.ORIGIN, Check.ASSEMBLY}),
+    (another_logprob_in_json_alone, {Check.REJECTS, Check.ASSEMBLY}),
+    (another_reason_to_leave_out, {Check.ASSEMBLY}),
+    (better_rate_of_draws, {Check.SUMMARY, Check.ASSEMBLY}),
+    (fewer_graded, {Check.SUMMARY}),
+    (more_encoded_again, {Check.SUMMARY}),
+    (covered_in_the_summary, {Check.SUMMARY}),
 ]

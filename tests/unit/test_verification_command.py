@@ -53,8 +53,9 @@ def test_a_dataset_that_does_not_hold_names_its_rows_and_exits_with_1(
     lines = lines_of(captured.out)
     assert lines[Check.WEIGHTS].startswith("  failed ") and "Tokyo_gen_0" in lines[Check.WEIGHTS]
     assert lines[Check.MODEL].startswith("  skipped ") and "--recompute false" in lines[Check.MODEL]
-    assert captured.err.strip() == "error: 1 checks failed: sampled_test_checkpoint_final: weights"
-    assert "22 checks held, 1 failed, 1 were skipped" in captured.out
+    name = "sampled_test_checkpoint_final"
+    assert captured.err.strip() == f"error: 2 checks failed: {name}: weights; {name}: assembly"
+    assert "23 checks held, 2 failed, 1 were skipped" in captured.out
 
 
 def test_ids_that_a_terminal_would_obey_or_cannot_show_are_escaped(sampled: Experiment, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from evalgen import assembly, experiment
 from evalgen.errors import InputError
 from evalgen.files import JsonListWriter
 from evalgen.records import Query, VerdictKind
@@ -127,11 +126,6 @@ def test_a_json_list_is_read_as_it_was_written(
         writer.write(rows)
     assert list(selection.listed(path)) == rows
     assert list(selection.listed(path.with_name("none.json"))) == []
-
-
-def test_names_of_files_are_those_that_are_written() -> None:
-    assert (selection.REJECTS_FILE, selection.PROMPTS_FILE) == (experiment.REJECTS_FILE, experiment.PROMPTS_FILE)
-    assert selection.SPANS_BOUNDARY == assembly.SPANS_BOUNDARY
 
 
 def test_equal_experiments_make_equal_pages(finished: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
-from evalgen.assembly import SPANS_BOUNDARY
+from evalgen.dataset_files import SPANS_BOUNDARY
 from evalgen.records import Verdict
 from evalgen.samples import Sample, samples_of, samples_table, text_ids
 from evalgen.sampling.model import LoadedModel

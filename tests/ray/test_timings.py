@@ -1,0 +1,21 @@
+"""Where the seconds of a real job went."""
+
+from __future__ import annotations
+
+import pytest
+
+from evalgen.timings import SUMS_OVER_REPLICAS
+from tests.ray.jobs import FinishedJob
+
+
+def test_the_stages_of_a_job_are_its_seconds_from_the_interpreter_to_the_report(mayors_job: FinishedJob) -> None:
+    timings = mayors_job.experiment.summary["timings"]
+    stages = {name: seconds for name, seconds in timings.items() if not name.endswith(SUMS_OVER_REPLICAS)}
+    total, other = stages.pop("total"), stages.pop("other")
+    assert list(stages) == [
+        *("start_python", "resolve", "import", "start_ray", "plan", "sample_and_grade", "stop_ray", "assemble"),
+        "report",
+    ]
+    assert all(seconds > 0 for seconds in stages.values())
+    assert sum(stages.values()) + other == pytest.approx(total)
+    assert other < 0.5 + 0.05 * total  # what has no name: directories and locks; on a machine that is busy, longer
