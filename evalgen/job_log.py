@@ -58,6 +58,7 @@ class JobLog:
 
     def __init__(self) -> None:
         self._logger = logging.getLogger("evalgen")
+        self._before = self._logger.level, self._logger.propagate
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
         # Flushed by us alone: what is logged before the directory exists must reach the file too.
@@ -89,6 +90,8 @@ class JobLog:
         for handler in (*self._handlers, *([self._file] if self._file else [])):
             self._logger.removeHandler(handler)
             handler.close()
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
 
 
 class _Terminal(logging.Handler):

@@ -81,17 +81,20 @@ def limits(directory: Path) -> Iterator[Figure]:
 
 
 def throughput(directory: Path) -> Iterator[Figure]:
-    """A job of 20,000 questions with 200 connections to a server that answers after 200 ms."""
-    with served(latency_s=0.2) as api:
-        took = job(directory / "throughput", 20_000 // DISTINCT_OF_PROMPT, max_connections=200)
-        stats = api.stats()
-        server_s = psutil.Process(api.pid).cpu_times().user + psutil.Process(api.pid).cpu_times().system
-    busy = [second for second, num in stats.arrivals_by_s.items() if num]
-    rate = sum(stats.arrivals_by_s.values()) / (max(busy) - min(busy) + 1)
-    yield Figure(what="200 ms server, 200 connections: requests/s", measured=f"{rate:.0f}", target="950 (95%)")
-    yield Figure(what="  of the ideal", measured=f"{rate / 1000:.1%}", target="95%")
-    yield Figure(what="  CPU of the server, ms a request", measured=f"{1000 * server_s / stats.calls:.2f}", target="-")
-    yield Figure(what="  whole job, s", measured=f"{took:.1f}", target="-")
+    """Jobs with many connections to a server that answers after 200 ms, and with so few that two cores are enough."""
+    for connections, num_questions in ((200, 20_000), (50, 8_000)):
+        with served(latency_s=0.2) as api:
+            job(directory / f"throughput_{connections}", num_questions // DISTINCT_OF_PROMPT, connections)
+            stats = api.stats()
+            times = psutil.Process(api.pid).cpu_times()
+        # Whole seconds: without those in which questions begin to come, and run out.
+        counted = range(min(stats.arrivals_by_s) + 2, max(stats.arrivals_by_s) - 1)
+        rate = sum(stats.arrivals_by_s.get(second, 0) for second in counted) / len(counted)
+        ideal = connections / 0.2
+        yield Figure(what=f"200 ms server, {connections} connections: requests/s", measured=f"{rate:.0f}", target="-")
+        yield Figure(what="  of the ideal", measured=f"{rate / ideal:.1%}", target="95%")
+        server_ms = 1000 * (times.user + times.system) / stats.calls
+        yield Figure(what="  CPU of the server, ms a request", measured=f"{server_ms:.2f}", target="-")
 
 
 def storm(directory: Path) -> Iterator[Figure]:
@@ -182,8 +185,8 @@ def served(**settings: Any) -> Iterator[ChaosApi]:
             os.environ.update(before)
 
 
-def job(directory: Path, num_prompts: int, max_connections: int) -> float:
-    """A whole job with 100 distinct completions of each prompt; returns its seconds."""
+def job(directory: Path, num_prompts: int, max_connections: int) -> None:
+    """A whole job with 100 distinct completions of each prompt."""
     directory.mkdir()
     run = build_tiny_run(directory / "run")
     queries = [
@@ -200,9 +203,7 @@ def job(directory: Path, num_prompts: int, max_connections: int) -> float:
         "output_dir": directory / "outputs",
     }
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    begun = time.monotonic()
     run_job(load_config(flags, directory), make_engine=StandIn)
-    return time.monotonic() - begun
 
 
 def grade(

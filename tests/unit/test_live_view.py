@@ -150,7 +150,6 @@ def test_without_a_terminal_a_line_comes_every_few_seconds_if_anything_changed_a
 def test_quiet_says_nothing_and_logs_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     for is_terminal in (True, False):
         console, file = plain_console(force_terminal=is_terminal)
-        logging.getLogger("evalgen").propagate = True
         caplog.clear()
         with caplog.at_level(logging.INFO, "evalgen.live_view"), LiveView(quiet=True, console=console) as view:
             view.show(PROGRESS)

@@ -435,7 +435,6 @@ def test_a_damaged_file_is_set_aside_with_a_warning(tmp_path: Path, caplog: pyte
     path = tmp_path / f"{UNITS[0].id}.parquet"
     path.write_bytes(path.read_bytes()[:-1])
     (tmp_path / "x.parquet.writing").write_bytes(b"half")
-    logging.getLogger("evalgen").propagate = True
     with caplog.at_level(logging.WARNING, "evalgen"):
         assert UnitStore(tmp_path).stored == []
     assert f"{path} is damaged" in caplog.text
@@ -448,7 +447,6 @@ def test_a_line_that_a_kill_tore_is_dropped_with_one_warning(tmp_path: Path, cap
     save(UnitStore(tmp_path), *UNITS[:2])
     lines = tmp_path / "units.jsonl"
     lines.write_bytes(lines.read_bytes()[:-9])
-    logging.getLogger("evalgen").propagate = True
     with caplog.at_level(logging.WARNING, "evalgen"):
         assert [stored.unit_id for stored in UnitStore(tmp_path).stored] == [UNITS[0].id]
         assert "1 lines are torn or damaged" in caplog.text and "never finished" in caplog.text

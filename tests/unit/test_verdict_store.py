@@ -272,7 +272,6 @@ def test_the_journal_of_a_stopped_job_is_reused_up_to_its_torn_line(
     assert store.known(question(" a")) == Verdict(kind="equivalent")
     assert store.known(question(" b")) is None and store.known(question(" c")) is None
     assert graded_keys(tmp_path / "1") == {question(" a").key}
-    logging.getLogger("evalgen").propagate = True
     with caplog.at_level(logging.WARNING, "evalgen"):
         resumed = VerdictStore(tmp_path / "1")
     assert "1 lines are torn or damaged" in caplog.text
@@ -345,7 +344,6 @@ def test_a_damaged_file_is_set_aside_with_a_warning_and_assembly_refuses_it(
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(JobStopped, match=r"0000.parquet is missing or damaged"):
         VerdictTable.of_experiment(tmp_path)
-    logging.getLogger("evalgen").propagate = True
     with caplog.at_level(logging.WARNING, "evalgen"):
         assert VerdictStore(tmp_path).known(question(" a")) is None
     assert "is set aside" in caplog.text
