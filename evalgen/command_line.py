@@ -5,11 +5,41 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic_settings import BaseSettings, CliSettingsSource
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from evalgen.errors import ConfigError
+
+
+class CommandSettings(BaseSettings):
+    """The flags of a command: the command line alone, no environment variables and no file."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_hide_none_type=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+Settings = TypeVar("Settings", bound=CommandSettings)
+
+
+def checked_settings(model: type[Settings], values: dict[str, Any]) -> Settings:
+    """The flags' values as `model` has them.
+
+    Raises:
+        ConfigError: the first that is out of range, in one line.
+    """
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"{first['loc'][0]}: found {first['input']!r}, but {message}") from None
 
 
 def parse_flags(argv: Sequence[str], model: type[BaseSettings]) -> dict[str, str | list[str]]:

@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import CliSettingsSource
 
-from evalgen.command_line import parse_flags
+from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config import DEFAULT_GRADER_MODEL, JobConfig
 from evalgen.config_files import absolute_path, without_tilde
 from evalgen.errors import ConfigError, JobStopped
@@ -35,10 +35,8 @@ if TYPE_CHECKING:
 RECORD_FILE = "grader_calibration.json"  # in the directory of a dataset
 
 
-class CalibrationConfig(BaseSettings):
+class CalibrationConfig(CommandSettings):
     """Hold a grader's verdicts against the labels of people: precision, recall, Cohen's kappa, and every mistake."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_hide_none_type=True)
 
     labelled_path: str = Field(
         description="labelled file, whose flag may be left out if it comes first: a JSON object a line, with prompt, "
@@ -64,12 +62,6 @@ class CalibrationConfig(BaseSettings):
         if value % 2 == 0:
             raise ValueError("an odd number, so that there is a majority")
         return value
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # the command line alone: no environment variables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -102,12 +94,7 @@ def load_calibration(argv: Sequence[str], root: Path) -> CalibrationConfig:
     if str(settings.get("grader_model", "")).startswith(BATCH_PREFIX):
         raise ConfigError(f"grader_model: found {settings['grader_model']}; the same judge is anthropic/<model> here")
     settings["attach_to"] = [absolute_path(directory, root) for directory in settings.get("attach_to", ())]
-    try:
-        return CalibrationConfig(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError(f"{first['loc'][0]}: found {first['input']!r}, but {message}") from None
+    return checked_settings(CalibrationConfig, settings)
 
 
 def calibrate_grader(config: CalibrationConfig) -> None:

@@ -13,20 +13,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import CliSettingsSource
 
-from evalgen.command_line import parse_flags
+from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config_files import absolute_path, without_tilde
 from evalgen.errors import ConfigError, JobStopped
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
 
 
-class ExportConfig(BaseSettings):
+class ExportConfig(CommandSettings):
     """Write a dataset in another form, rows in the same order, into a new directory."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_hide_none_type=True)
 
     directory: str = Field(
         description="a dataset (.../sampled_eval_datasets/<name>); the flag may be left out if it comes first"
@@ -44,12 +42,6 @@ class ExportConfig(BaseSettings):
         None, ge=0, description="id to pad with; null: the tokenizer's, or its EOS, or 0 without one; the mask hides it"
     )
     tokenizer: str | None = Field(None, description="directory of a tokenizer, for its padding id")
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # the command line alone: no environment variables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,12 +71,7 @@ def load_export(argv: Sequence[str], root: Path) -> ExportConfig:
         if name in settings:
             settings[name] = absolute_path(settings[name], root, may_be_hub_id=name == "tokenizer")
     settings["output"] = os.path.abspath(root / without_tilde(settings["output"]))
-    try:
-        config = ExportConfig(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError(f"{first['loc'][0]}: found {first['input']!r}, but {message}") from None
+    config = checked_settings(ExportConfig, settings)
     of_padding = [name for name in ("max_length", "pad_id", "tokenizer") if getattr(config, name) is not None]
     if of_padding and config.to != "padded":
         raise ConfigError(f"{of_padding[0]}: found with --to {config.to}, which pads nothing; leave it out")

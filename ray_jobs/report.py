@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import CliSettingsSource
 
-from evalgen.command_line import parse_flags
+from evalgen.command_line import CommandSettings, parse_flags
 from evalgen.config_files import absolute_path, without_tilde
 from evalgen.errors import ConfigError, JobStopped
 from ray_jobs.exit_codes import exit_code_of
@@ -33,10 +33,8 @@ SUMMARY_FILE = "summary.json"  # which an experiment has that has ended
 COMPARISON_FILE = "comparison.html"  # of several, beside the first of them
 
 
-class ReportConfig(BaseSettings):
+class ReportConfig(CommandSettings):
     """Write the report of an experiment, or one of several experiments side by side, as one self-contained page."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_hide_none_type=True)
 
     experiments: tuple[str, ...] = Field(
         (),
@@ -48,12 +46,6 @@ class ReportConfig(BaseSettings):
         description="HTML file to write; null: report.html in the experiment, of several comparison.html beside "
         "the first",
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # the command line alone: no environment variables
 
 
 def main(argv: Sequence[str] | None = None) -> int:

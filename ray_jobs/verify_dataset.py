@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field
+from pydantic_settings import CliSettingsSource
 
-from evalgen.command_line import parse_flags
+from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config_files import absolute_path
 from evalgen.errors import ConfigError, JobStopped
 from ray_jobs.exit_codes import exit_code_of
@@ -31,10 +31,8 @@ if TYPE_CHECKING:
 STYLES = {"ok": "green", "failed": "bold red", "skipped": "yellow"}
 
 
-class VerificationConfig(BaseSettings):
+class VerificationConfig(CommandSettings):
     """Check everything about a dataset that can be checked; one line for each check, with the first rows at fault."""
-
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", cli_hide_none_type=True)
 
     directory: str = Field(
         description="a dataset (.../sampled_eval_datasets/<name>), or an experiment, whose datasets are all checked; "
@@ -54,12 +52,6 @@ class VerificationConfig(BaseSettings):
         description="nats by which the logprob of a row may differ from the model's; null: 1e-4 where sampled and "
         "computed in fp32, else 0.25 and 0.125 for each of its tokens, as far as bf16 rounds logits",
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # the command line alone: no environment variables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,12 +79,7 @@ def load_verification(argv: Sequence[str], root: Path) -> VerificationConfig:
     for name in ("directory", "checkpoint", "tokenizer"):
         if name in settings:
             settings[name] = absolute_path(settings[name], root, may_be_hub_id=name != "directory")
-    try:
-        return VerificationConfig(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"][0].lower() + first["msg"][1:]
-        raise ConfigError(f"{first['loc'][0]}: found {first['input']!r}, but {message}") from None
+    return checked_settings(VerificationConfig, settings)
 
 
 def verify(config: VerificationConfig) -> None:
