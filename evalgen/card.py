@@ -22,7 +22,6 @@ from evalgen.card_columns import columns
 from evalgen.card_loading import snippets
 from evalgen.card_words import grading_in_words, law_in_words, law_settings
 from evalgen.dataset_files import CALIBRATION_FILE, PARTIAL, PROMPTS_FILE, REJECTS_FILE, ROWS_FILES
-from evalgen.dataset_files import CARD_FILE as CARD_FILE
 from evalgen.grading.calibration import instructions_sha256
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.job import DatasetPlan

@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalgen.config import JobConfig
-from evalgen.dataset_files import CALIBRATION_FILE, LEFT_OUT_FILE
-from evalgen.dataset_files import PARTIAL as PARTIAL
-from evalgen.dataset_files import PROMPTS_FILE as PROMPTS_FILE
-from evalgen.dataset_files import REJECTS_FILE as REJECTS_FILE
+from evalgen.dataset_files import CALIBRATION_FILE, LEFT_OUT_FILE, PARTIAL, PROMPTS_FILE, REJECTS_FILE
 from evalgen.errors import ConfigError
 from evalgen.files import JsonListWriter, whole_directory, write_json
 from evalgen.parquet_rows import ParquetRowsWriter

@@ -131,7 +131,8 @@ def calibrate_grader(config: CalibrationConfig) -> None:
     for target in targets:
         _write(target, record)
     if config.attach_to:
-        from evalgen.card import CARD_FILE, with_calibration
+        from evalgen.card import with_calibration
+        from evalgen.dataset_files import CARD_FILE
 
         for card in (Path(directory) / CARD_FILE for directory in config.attach_to):
             if card.is_file():

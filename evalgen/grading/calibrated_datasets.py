@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from evalgen.dataset_files import PARTIAL
 from evalgen.errors import ConfigError
-from evalgen.experiment import PARTIAL, Experiment
+from evalgen.experiment import Experiment
 from evalgen.grading.calibration import instructions_sha256
 from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec
 from evalgen.regrading import graders_of

@@ -17,8 +17,9 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from evalgen.assembly import AssembledDataset, assemble
+from evalgen.dataset_files import REJECTS_FILE
 from evalgen.errors import EvalgenError, InputError
-from evalgen.experiment import REJECTS_FILE, Experiment
+from evalgen.experiment import Experiment
 from evalgen.job import DatasetPlan
 from evalgen.journal import read_journal
 from evalgen.provenance import Provenance

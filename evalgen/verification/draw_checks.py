@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from evalgen.dataset_files import SPANS_BOUNDARY
-from evalgen.experiment import PROMPTS_FILE, REJECTS_FILE
+from evalgen.dataset_files import PROMPTS_FILE, REJECTS_FILE, SPANS_BOUNDARY
 from evalgen.verification.evidence import Evidence
 from evalgen.verification.files import BATCH_ROWS, READ_ERRORS, Row, check_schema, one_line, rejected_rows
 from evalgen.verification.findings import Check, Findings

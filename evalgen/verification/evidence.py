@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalgen.config import JobConfig, RunConfig, load_config
+from evalgen.dataset_files import PARTIAL
 from evalgen.errors import EvalgenError, InputError
-from evalgen.experiment import PARTIAL, Experiment
+from evalgen.experiment import Experiment
 from evalgen.queries import collect_queries
 from evalgen.records import Checkpoint, Query
 from evalgen.resume import CONFIG_FILE

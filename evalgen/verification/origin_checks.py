@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from evalgen.dataset_files import PROMPTS_FILE
 from evalgen.errors import EvalgenError, InputError
-from evalgen.experiment import PROMPTS_FILE
 from evalgen.prompt_figures import PROMPTS_SCHEMA
 from evalgen.resume import PLAN_FILE
 from evalgen.sampling.weights_digest import WeightsDigest, weight_files

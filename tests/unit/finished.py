@@ -12,8 +12,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from evalgen.card import CARD_FILE, DatasetFacts, dataset_card
+from evalgen.card import DatasetFacts, dataset_card
 from evalgen.config import JobConfig, load_config
+from evalgen.dataset_files import CARD_FILE
 from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
 from evalgen.grading.desk import GradingDesk

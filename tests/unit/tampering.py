@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features, Value
 
+from evalgen.dataset_files import PROMPTS_FILE, REJECTS_FILE
 from evalgen.eval_dataset import FEATURES, EvalDataset, EvalDatasetWriter
-from evalgen.experiment import PROMPTS_FILE, REJECTS_FILE, Experiment
+from evalgen.experiment import Experiment
 from evalgen.files import write_json
 from evalgen.verification.dataset import verify_dataset
 from evalgen.verification.evidence import gather

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from evalgen.assembly import assemble
+from evalgen.dataset_files import REJECTS_FILE
 from evalgen.errors import InputError
-from evalgen.experiment import REJECTS_FILE, Experiment
+from evalgen.experiment import Experiment
 from evalgen.provenance import Provenance
 from evalgen.records import Query, Verdict
 from evalgen.samples import Sample
