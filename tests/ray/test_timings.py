@@ -17,5 +17,5 @@ def test_the_stages_of_a_job_are_its_seconds_from_the_interpreter_to_the_report(
         "report",
     ]
     assert all(seconds > 0 for seconds in stages.values())
-    assert sum(stages.values()) + other == pytest.approx(total)
-    assert other < 0.5 + 0.05 * total  # what has no name: directories and locks; on a machine that is busy, longer
+    assert sum(stages.values()) + other == pytest.approx(total, abs=0.01)  # each is rounded to a millisecond
+    assert other < 0.25 * total  # what has no name: directories and locks
