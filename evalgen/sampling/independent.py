@@ -76,8 +76,11 @@ def _rounds(
     while True:
         rows = nodes.rows_of_draws  # at the root every draw is at row 0, later each has a row of its own
         distributions = Distributions(logits, unit.law, loaded.undrawable)
-        tokens = distributions.pick(rows, random_numbers(unit, nodes))
-        children = nodes.children(rows, tokens, nodes.draws, np.ones_like(rows), distributions)
+        picks = distributions.pick(rows, random_numbers(unit, nodes))
+        # Draws that picked the same token stay apart.
+        picked = picks.tokens.select(np.repeat(np.arange(len(picks.rows)), picks.num_draws))
+        draws = nodes.draws[picks.order]
+        children = nodes.children(rows, picked, draws, np.ones_like(rows), distributions)
         ended, nodes = stopping.apart(children)
         yield evaluated, ended
         if not len(nodes):

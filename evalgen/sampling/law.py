@@ -26,7 +26,7 @@ from evalgen.records import SamplingLaw
 
 LEAST_LOG_WEIGHT = -87.0  # of a token against the most probable one: about the least float32 but for denormals
 CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}  # whose distributions are worked out together
-SEARCH_WIDTH = 32  # draws searched together: wide enough for speed, narrow enough that little of the grid is empty
+LEAST_SEARCH_WIDTH = 32  # draws of a node that are searched together, at least
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,6 +41,16 @@ class Tokens:
         return Tokens(ids=self.ids[chosen], logprobs=self.logprobs[chosen], law_logprobs=self.law_logprobs[chosen])
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picks:
+    """What D draws picked: C distinct pairs of a row and a token, rows ascending."""
+
+    order: NDArray[np.int64]  # (D,) sorts the draws by their pair, those of one pair as they stood
+    num_draws: NDArray[np.int64]  # (C,)
+    rows: NDArray[np.int64]  # (C,)
+    tokens: Tokens  # (C,)
+
+
 class Distributions:
     """The distributions of the next token at N nodes, worked out for a few nodes at a time."""
 
@@ -51,20 +61,30 @@ class Distributions:
         # Small enough that a CPU's caches hold the distributions of a chunk.
         self._chunk_rows = max(1, CHUNK_LOGITS.get(logits.device.type, CHUNK_LOGITS["cpu"]) // self.vocabulary)
 
-    def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Tokens:
-        """The token of each of D draws, by inverse CDF: draw d is at node `rows[d]`, its number is `uniforms[d]`.
+    def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Picks:
+        """A token for each of D draws, by inverse CDF: draw d is at node `rows[d]`, its number is `uniforms[d]`.
 
         `rows` ascend. A token of probability 0 is never picked. What a draw picks depends on its own row alone.
 
         Raises:
             InputError: the logits are NaN or infinite.
         """
-        picked = []
+        picks = []
         for start, distribution in self._chunks():
             first, last = np.searchsorted(rows, (start, start + len(distribution.logits)))
             here = rows[first:last] - start
-            picked.append(distribution.tokens(here, distribution.pick(here, uniforms[first:last])))
-        return _joined(picked)
+            ids = distribution.pick(here, uniforms[first:last])
+            order, first_of_pair = grouped(here * self.vocabulary + ids)
+            chosen = order[first_of_pair]  # a draw of each pair
+            picks.append(
+                Picks(
+                    order=order + first,
+                    num_draws=np.diff(first_of_pair, append=len(order)),
+                    rows=here[chosen] + start,
+                    tokens=distribution.tokens(here[chosen], ids[chosen]),
+                )
+            )
+        return _joined_picks(picks)
 
     def at_least(self, probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], Tokens]:
         """Every token whose probability under the law is at least its row's: their rows, ascending, and they.
@@ -101,6 +121,15 @@ def _first_of_largest(logits: Tensor) -> NDArray[np.int64]:
     on_cpu = logits.device.type == "cpu"  # where torch takes ten times as long as numpy
     first: NDArray[np.int64] = logits.float().numpy().argmax(-1) if on_cpu else logits.argmax(-1).cpu().numpy()
     return first
+
+
+def _joined_picks(parts: list[Picks]) -> Picks:
+    return Picks(
+        order=np.concatenate([part.order for part in parts]),
+        num_draws=np.concatenate([part.num_draws for part in parts]),
+        rows=np.concatenate([part.rows for part in parts]),
+        tokens=_joined([part.tokens for part in parts]),
+    )
 
 
 def _joined(parts: list[Tokens]) -> Tokens:
@@ -227,16 +256,15 @@ def _search(cdf: Tensor, groups: NDArray[np.int64], values: Tensor) -> Tensor:
 
     `groups` ascend. The draws of a group are laid out in rows of a grid, so that one search does them all.
     """
-    first_of_group = np.searchsorted(groups, np.arange(len(cdf) + 1))  # (G + 1,)
-    num_of_group = np.diff(first_of_group)
-    rows_of_group = -(-num_of_group // SEARCH_WIDTH)
-    place = np.arange(len(groups)) - np.repeat(first_of_group[:-1], num_of_group)
+    num_of_group = np.bincount(groups, minlength=len(cdf))
+    width = max(LEAST_SEARCH_WIDTH, len(groups) // max(1, len(cdf)))  # few copies of the CDFs, and few empty places
+    rows_of_group = -(-num_of_group // width)
     first_row = np.cumsum(rows_of_group) - rows_of_group
-    row = torch.from_numpy(np.repeat(first_row, num_of_group) + place // SEARCH_WIDTH).to(cdf.device)
-    column = torch.from_numpy(place % SEARCH_WIDTH).to(cdf.device)
-    grid = values.new_zeros(int(rows_of_group.sum()), SEARCH_WIDTH)
-    grid[row, column] = values
+    first_of_group = np.cumsum(num_of_group) - num_of_group
+    places = np.arange(len(groups)) + np.repeat(first_row * width - first_of_group, num_of_group)
+    at = torch.from_numpy(places).to(cdf.device)
+    grid = values.new_zeros(int(rows_of_group.sum()) * width).scatter_(0, at, values).view(-1, width)
     sorted_rows = cdf[torch.from_numpy(np.repeat(np.arange(len(cdf)), rows_of_group)).to(cdf.device)]
     # A value can round up to the last sum itself, beyond which there is no token.
     below_last = torch.nextafter(sorted_rows[:, -1:], torch.zeros_like(sorted_rows[:, -1:]))
-    return torch.searchsorted(sorted_rows, torch.minimum(grid, below_last), right=True)[row, column]
+    return torch.searchsorted(sorted_rows, torch.minimum(grid, below_last), right=True).view(-1)[at]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
-from evalgen.sampling.law import Distributions, grouped
+from evalgen.sampling.law import Distributions
 from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
@@ -67,12 +67,8 @@ class Drawing:
         return Nodes.roots(prompts, draws)
 
     def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
-        rows = nodes.rows_of_draws
-        tokens = distributions.pick(rows, random_numbers(self._unit, nodes))
-        order, first = grouped(rows * distributions.vocabulary + tokens.ids)
-        chosen = order[first]  # the first draw of each child
-        num_draws = np.diff(first, append=len(order))
-        return nodes.children(rows[chosen], tokens.select(chosen), nodes.draws[order], num_draws, distributions)
+        picks = distributions.pick(nodes.rows_of_draws, random_numbers(self._unit, nodes))
+        return nodes.children(picks.rows, picks.tokens, nodes.draws[picks.order], picks.num_draws, distributions)
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         return nodes.num_draws
@@ -80,13 +76,14 @@ class Drawing:
 
 def random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
     """(D,) the number with which each draw at `nodes` picks its next token."""
-    numbers = np.empty(len(nodes.draws))
-    prompts = nodes.prompts[nodes.rows_of_draws]
-    first = np.flatnonzero(np.diff(prompts, prepend=-1))
-    for start, stop in zip(first, np.append(first[1:], len(prompts)), strict=True):
-        query = unit.queries[prompts[start]]
-        of_prompt = uniforms(unit.seed, query.id, nodes.depth, unit.first_draw, unit.num_draws)
-        numbers[start:stop] = of_prompt[nodes.draws[start:stop] - unit.first_draw]
+    first_nodes = np.flatnonzero(np.diff(nodes.prompts, prepend=-1))  # of each prompt
+    num_draws = np.add.reduceat(nodes.num_draws, first_nodes)
+    of_prompts = [
+        uniforms(unit.seed, unit.queries[prompt].id, nodes.depth, unit.first_draw, unit.num_draws)
+        for prompt in nodes.prompts[first_nodes]
+    ]
+    offsets = np.arange(len(of_prompts)) * unit.num_draws - unit.first_draw
+    numbers: Floats = np.concatenate(of_prompts)[nodes.draws + np.repeat(offsets, num_draws)]
     return numbers
 
 
