@@ -6,6 +6,7 @@
     ├── UserError                the user's input; one line, exit code 2, nothing created or spent
     │   ├── ConfigError          a flag, a configuration file, a grader file
     │   └── InputError           a run, a checkpoint, a tokenizer, an eval dataset, a query
+    ├── LoadFailed               one replica cannot load a checkpoint; another may
     ├── GradingError             one question got no verdict: data on its row, never the end of a job
     └── JobStopped               a systemic failure: the whole job stops, exit code 1
         ├── GraderUnavailable    bad key, no permission, unknown model, spend cap, an outage without end
@@ -29,6 +30,10 @@ class ConfigError(UserError):
 
 class InputError(UserError):
     """A run, checkpoint, tokenizer, eval dataset or query is missing or malformed."""
+
+
+class LoadFailed(EvalgenError):
+    """A replica cannot load a checkpoint now: its node does not see the files, or its device has no room for them."""
 
 
 class GradingError(EvalgenError):

@@ -93,6 +93,16 @@ class Schedule:
             self._process_ended(task.replica)
             self._end_attempt(task, _reason_of_death(task))
 
+    def node_died(self, replica: str) -> None:
+        """That of `replica`: its unit in flight has lost an attempt.
+
+        Ray repeats the call when there is room for it; the others would wait for the unit, and keep the room.
+        """
+        self._process_ended(replica)
+        for task in self._tasks.values():
+            if task.state == "in flight" and task.replica == replica:
+                self._end_attempt(task, f"the node of its replica died (checkpoint {task.unit.checkpoint.path})")
+
     def finished_unit_of(self, ticket: int) -> SamplingUnit | None:
         """The unit that this ticket has finished: Ray lost the result, which is stored."""
         task = self._of_ticket.get(ticket)
@@ -118,6 +128,20 @@ class Schedule:
         if for_good:
             for waiting in reversed(list(task.queue.waiting)):
                 self._give_up(waiting, reason)
+
+    def load_failed(self, unit_id: str, reason: str) -> None:
+        """The replica that took the unit cannot load its checkpoint: it is for the others to sample, if they can.
+
+        No attempt is lost until none of them can, so that a node which does not see the files cannot use them all up.
+        """
+        task = self._tasks.get(unit_id)
+        if task is None or task.state != "in flight":
+            return
+        unable = task.queue.unable
+        is_known = task.replica in unable
+        unable.add(task.replica)
+        self._process_ended(task.replica)
+        self._end_attempt(task, reason, is_lost=is_known or len(unable) >= self._num_replicas)
 
     def device_failed(self, unit_id: str, device: str, reason: str) -> None:
         """As `failed`; the device is to blame, and the replica's process ends."""
@@ -182,6 +206,8 @@ class Schedule:
 
     def _next_of(self, queue: _Queue, replica: str) -> _Task | None:
         """The largest waiting unit that has not failed on this replica, unless it failed on all."""
+        if replica in queue.unable and len(queue.unable) < self._num_replicas:
+            return None
         for task in reversed(queue.waiting):
             if replica not in task.failed_on or len(task.failed_on) >= self._num_replicas:
                 return task
@@ -252,8 +278,8 @@ class Schedule:
         self._num_in_flight += 1
         self._survey = None
 
-    def _end_attempt(self, task: _Task, reason: str, *, for_good: bool = False) -> None:
-        task.num_attempts += 1
+    def _end_attempt(self, task: _Task, reason: str, *, for_good: bool = False, is_lost: bool = True) -> None:
+        task.num_attempts += is_lost
         if for_good or self._is_given_up or task.num_attempts == MAX_ATTEMPTS:
             self._give_up(task, reason)
         elif task.state == "in flight":
@@ -322,6 +348,7 @@ class _Queue:
         self.cost_in_flight = self.sum_begun_at = 0.0
         self.holders: set[str] = set()
         self.loaded_by: set[str] = set()  # at any time
+        self.unable: set[str] = set()  # replicas that could not load it
         self.measured = _Measured()
         for task in tasks:
             task.queue = self

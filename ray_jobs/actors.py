@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 from pydantic import SecretStr
 
-from evalgen.errors import EvalgenError, UserError
+from evalgen.errors import EvalgenError, LoadFailed, UserError
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
 from evalgen.grading.limiter_state import LimiterState
@@ -91,7 +91,7 @@ class SamplingActor:
         self._engine = make_engine()
         self._metrics = ReplicaMetrics()
         context = ray.get_runtime_context()
-        self._name = context.get_actor_id()
+        self._name, self._node_id = context.get_actor_id(), context.get_node_id()
         self._node = ray.util.get_node_ip_address()
         self._device = f"{self._node} {','.join(map(str, ray.get_gpu_ids())) or self._name}"
 
@@ -104,7 +104,7 @@ class SamplingActor:
             raise
 
     def _questions(self, ticket: int) -> pa.Table:
-        while (work := ray.get(self._store.take.remote(ticket, self._name, self._device))) is not None:
+        while (work := ray.get(self._store.take.remote(ticket, self._name, self._device, self._node_id))) is not None:
             if work.is_stored:
                 samples = ray.get(self._store.load_unit.remote(work.unit.id))
             else:
@@ -122,6 +122,9 @@ class SamplingActor:
             if _is_of_device(error):
                 ray.get(self._store.device_failed.remote(unit.id, self._device, reason))
                 os._exit(1)  # CUDA does not recover within a process: Ray starts another
+            if isinstance(error, LoadFailed):
+                ray.get(self._store.load_failed.remote(unit.id, reason))
+                return None
             ray.get(self._store.unit_failed.remote(unit.id, reason, isinstance(error, UserError)))
             return None
         self._metrics.export(unit.checkpoint)

@@ -298,6 +298,8 @@ class MakeReplica:
 
         from evalgen.sampling.replica import Replica, own_device
 
+        if (given := ray.get_gpu_ids()) and not torch.cuda.is_available():
+            log.warning("Ray gave this replica GPU %s, and torch sees none: it samples on the CPU", given)
         torch.set_num_threads(min(self.num_threads, os.cpu_count() or 1))  # Ray sets OMP_NUM_THREADS to 1
         return Replica(own_device(), self.budget_bytes)
 

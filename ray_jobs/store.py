@@ -26,6 +26,7 @@ from evalgen.work import read_units
 from ray_jobs.metrics import StoreMetrics, StoreTotals
 
 PATIENT_CALLS = 10_000  # that may wait in the actor at once: a replica without work, a question on its way
+NODES_LOOKED_AT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +74,18 @@ class StoreActor:
         self._ids = {unit.id for unit in planned}
         self._devices: set[str] = set()  # all that asked for work
         self._num_replicas = num_replicas
+        self._node_of: dict[str, str] = {}  # by replica
+        self._node_watch: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
         self._failure: str | None = None
 
-    async def take(self, ticket: int, replica: str, device: str) -> Assignment | None:
-        """The next unit for `replica`, as soon as there is one; None: nothing is left for it to do."""
+    async def take(self, ticket: int, replica: str, device: str, node: str) -> Assignment | None:
+        """The next unit for `replica`, as soon as there is one; None: nothing is left for it to do.
+
+        `node` is Ray's id of the one that it is on.
+        """
+        self._node_of[replica] = node
+        self._node_watch = self._node_watch or asyncio.create_task(self._watch_nodes())
         finished = self._schedule.finished_unit_of(ticket)
         if finished is not None:
             return Assignment(unit=finished, is_stored=True, next_checkpoint="")
@@ -121,6 +129,10 @@ class StoreActor:
 
     async def unit_failed(self, unit_id: str, reason: str, for_good: bool) -> None:
         self._schedule.failed(unit_id, reason, for_good=for_good)
+        await self._notify()
+
+    async def load_failed(self, unit_id: str, reason: str) -> None:
+        self._schedule.load_failed(unit_id, reason)
         await self._notify()
 
     async def device_failed(self, unit_id: str, device: str, reason: str) -> None:
@@ -193,6 +205,16 @@ class StoreActor:
             self._totals.of(checkpoint).units_retried = number
         num_waiting = figures.num_distinct + figures.num_reloaded - self._shared.told.total()
         self._metrics.export(self._totals, self._shared, max(0, num_waiting))
+
+    async def _watch_nodes(self) -> None:
+        """Has the others sample what a node that died had in flight."""
+        while True:
+            await asyncio.sleep(NODES_LOOKED_AT_EVERY_S)
+            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+            for replica in [replica for replica, node in self._node_of.items() if node not in alive]:
+                del self._node_of[replica]
+                self._schedule.node_died(replica)
+                await self._notify()
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from evalgen.errors import InputError
+from evalgen.errors import EvalgenError, InputError, LoadFailed
 from evalgen.records import Checkpoint
 from evalgen.sampling.packed_linear import pack_linears
 from evalgen.sampling.prefixes import Footprint, footprint_of
@@ -50,8 +50,9 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
     """The checkpoint's weights (safetensors only, no remote code) in `dtype`, read straight to `device`.
 
     Raises:
-        InputError: the weights cannot be loaded, the tokenizer has ids that the model lacks, or the model keeps what it
-            has read in a form that cannot be re-indexed.
+        InputError: the weights are damaged, the tokenizer has ids that the model lacks, or the model keeps what it has
+            read in a form that cannot be re-indexed.
+        LoadFailed: they cannot be read here, or find no room.
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -62,8 +63,12 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
             trust_remote_code=False,
             output_loading_info=True,
         )
+    except torch.AcceleratorError:
+        raise  # the device is broken, whatever is loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
+        may_pass = isinstance(error, OSError | torch.OutOfMemoryError)
+        kind: type[EvalgenError] = LoadFailed if may_pass else InputError
+        raise kind(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
     model, report = loaded
     # transformers fills what is missing with random numbers, and goes on.
     wanting = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -190,7 +191,8 @@ class Job:
 
 def kill(process: psutil.Process) -> None:
     """kill -9; returns when it is dead."""
-    process.kill()
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
     wait_until(lambda: not _is_alive(process), PATIENCE_S, f"{process} is dead")
 
 

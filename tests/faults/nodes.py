@@ -9,6 +9,8 @@ from typing import Any
 import psutil
 from ray.cluster_utils import Cluster
 
+from tests.faults.job import kill
+
 
 class Nodes:
     """A head node, on which drivers run, and nodes of one GPU each, on which replicas do."""
@@ -24,10 +26,11 @@ class Nodes:
         self._cluster.add_node(num_cpus=1, num_gpus=1)
 
     def kill_node_of(self, process: psutil.Process) -> None:
-        """kill -9 of everything that the node of an actor's process runs."""
+        """kill -9 of everything that the node of an actor's process runs; returns when the process is dead."""
         raylet = process.parent()
         (node,) = [node for node in self._cluster.worker_nodes if _raylet(node) == raylet.pid]
         self._cluster.remove_node(node, allow_graceful=False)
+        kill(process)  # with its raylet it would have ended soon, but maybe not before it had stored its unit
 
 
 def _raylet(node: Any) -> int:

@@ -1,4 +1,4 @@
-"""A job on several nodes: one of them dies while it samples, and another takes its place."""
+"""A job on several nodes: one of them dies while it samples, and the others do its work."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_a_node_dies_and_another_is_added_and_the_dataset_is_that_of_one_node(
+def test_a_node_dies_for_good_and_the_dataset_is_that_of_one_node(
     undisturbed: Undisturbed, nodes: Nodes, mayors_run: Path, tmp_path: Path
 ) -> None:
-    (case,) = [case for case in cases_of_nodes(nodes) if case.name == "kill -9 of a worker node, another added, middle"]
+    (case,) = [case for case in cases_of_nodes(nodes) if case.name == "kill -9 of a worker node, none added, middle"]
     outcome = run_case(case, undisturbed, mayors_run, tmp_path / "several_nodes", {"RAY_ADDRESS": nodes.address})
     assert not outcome.problems

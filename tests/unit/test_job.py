@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -13,9 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from evalgen.config import JobConfig, load_config
-from evalgen.errors import ConfigError, InputError
+from evalgen.errors import ConfigError, InputError, LoadFailed
 from evalgen.job import DatasetPlan, resolve_job
 from evalgen.records import SamplingUnit
 from evalgen.sampling.model import load_model
@@ -164,6 +166,31 @@ def test_damaged_weights_are_an_input_error_never_a_model(damage: str, tiny_run:
         return
     (plan,) = resolve_job(config)
     with pytest.raises(InputError):
+        load_model(plan.checkpoint, "fp32", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ESTALE, "Stale file handle"), torch.OutOfMemoryError("no room")], ids=repr
+)
+def test_what_may_pass_while_loading_is_not_held_against_the_checkpoint(
+    error: Exception, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plan,) = resolve_job(config_of(tiny_run))
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fails)
+    with pytest.raises(LoadFailed, match=f"{plan.checkpoint.path} cannot be loaded"):
+        load_model(plan.checkpoint, "fp32", torch.device("cpu"))
+
+
+def test_weights_that_a_node_does_not_see_may_be_seen_by_another(tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    (plan,) = resolve_job(config_of(run))
+    shutil.rmtree(run)
+    with pytest.raises(LoadFailed, match="cannot be loaded"):
         load_model(plan.checkpoint, "fp32", torch.device("cpu"))
 
 

@@ -180,6 +180,42 @@ def test_a_checkpoint_that_cannot_be_loaded_fails_with_all_that_waits_for_it() -
     assert job.schedule.is_over
 
 
+def test_a_replica_that_cannot_load_a_checkpoint_leaves_it_to_the_others_and_uses_up_no_attempt() -> None:
+    job = replicas_of({"a": [4, 3, 2, 1], "b": [1]})
+    assert job.take("x") == "a0"
+    for _ in range(2):
+        job.schedule.load_failed("a0", "no such file (node 7)")
+    assert job.take("x") == "b0", "a is for y, which may see the file"
+    job.finish("b0")
+    assert job.take("y") == "a0"
+    assert job.take("x") is None
+    for name in ("a0", "a1", "a2", "a3"):
+        job.finish(name)
+        assert job.take("y") == (f"a{int(name[1]) + 1}" if name != "a3" else None)
+    assert job.schedule.is_over and not job.schedule.failures
+
+
+def test_what_no_replica_can_load_is_given_up_after_as_many_attempts_as_any_other_unit() -> None:
+    job = replicas_of({"a": [4]})
+    for replica in "xyxy":
+        assert job.take(replica) == "a0"
+        assert not job.schedule.is_over
+        job.schedule.load_failed("a0", "stale file handle")
+    (failure,) = job.schedule.failures
+    assert (failure.reason, failure.num_attempts) == ("stale file handle", MAX_ATTEMPTS)
+    assert job.schedule.is_over
+
+
+def test_a_replica_that_is_left_alone_tries_again_what_it_could_not_load() -> None:
+    """A disk that was away for a moment; the other node has died."""
+    job = replicas_of({"a": [4]})
+    assert job.take("x") == "a0"
+    job.schedule.load_failed("a0", "stale file handle")
+    assert job.take("x") == "a0"
+    job.finish("a0")
+    assert job.schedule.is_over and not job.schedule.failures
+
+
 def test_a_device_is_retired_when_two_different_units_have_failed_on_it() -> None:
     job = replicas_of({"a": [4, 3]}, 1)
     assert job.take("x") == "a0"
@@ -203,6 +239,18 @@ def test_a_retired_replica_gives_back_what_its_ticket_had_in_flight() -> None:
     job.schedule.came_again(job.tickets["x"])
     job.schedule.came_again(job.tickets["x"])
     assert job.take("y") == "a0"
+    job.finish("a0")
+    assert job.schedule.is_over and not job.schedule.failures
+
+
+def test_what_a_node_that_died_had_in_flight_goes_to_the_others_and_what_comes_back_later_changes_nothing() -> None:
+    job = replicas_of({"a": [4]})
+    assert job.take("x") == "a0"
+    assert job.take("y") is None
+    job.schedule.node_died("x")
+    job.schedule.node_died("x")
+    assert job.take("y") == "a0"
+    assert job.repeat("x", on="x") is None, "there is room again for the replica that was lost"
     job.finish("a0")
     assert job.schedule.is_over and not job.schedule.failures
 
@@ -255,8 +303,10 @@ class TroubledJob:
         self.num_replicas = num_replicas
         self.num_tickets = self.num_names = 0
         self.given: Counter[str] = Counter()
+        self.not_loaded: Counter[str] = Counter()  # of these, may have cost no attempt
         self.finished: set[str] = set()
         self.failed_on: dict[str, set[str]] = defaultdict(set)
+        self.without_room: list[int] = []  # tickets of replicas whose node has died
 
     def run(self) -> None:
         while True:
@@ -268,6 +318,8 @@ class TroubledJob:
                 break
             self.end(self.numbers.choice(sorted(self.busy)))
         assert self.schedule.is_over, "a deadlock"
+        for ticket in self.without_room:  # now there is some
+            assert self.schedule.take(ticket, self.new_name()) is None
 
     def new_ticket(self) -> int:
         self.num_tickets += 1
@@ -306,12 +358,19 @@ class TroubledJob:
         if kind == "fail":
             self.schedule.failed(unit.id, "odd")
             self.take(ticket, replica)  # the same call goes on
+        elif kind == "fail to load":
+            self.schedule.load_failed(unit.id, "stale file handle")
+            self.not_loaded[unit.id] += 1
+            self.take(ticket, replica)
         elif kind == "fail for good":
             self.schedule.failed(unit.id, "no such file", for_good=True)
             self.take(ticket, replica)
         elif kind == "break" and replica != "replica 0":
             self.schedule.device_failed(unit.id, replica, "CUDA error")
             self.take(ticket, replica)
+        elif kind == "lose the node" and replica != "replica 0":
+            self.schedule.node_died(replica)
+            self.without_room.append(ticket)
         else:
             self.repeat(ticket, replica)
 
@@ -322,15 +381,16 @@ class TroubledJob:
         if where == "idle":
             other = self.idle.pop()
             self.idle.append(replica)
-        elif where == "new":
-            self.num_names += 1
-            other = f"new replica {self.num_names}"
         else:
-            other = replica
+            other = self.new_name() if where == "new" else replica
         self.take(ticket, other)
 
+    def new_name(self) -> str:
+        self.num_names += 1
+        return f"new replica {self.num_names}"
 
-KINDS = ("fail", "fail", "fail for good", "break", "die", "die", "die")
+
+KINDS = ("fail", "fail", "fail to load", "fail for good", "break", "die", "die", "die", "lose the node")
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -348,7 +408,7 @@ def test_whatever_fails_every_unit_ends_once_and_nothing_waits_for_ever(
     job.run()
     failed = [failure.unit.id for failure in job.schedule.failures]
     assert sorted([*failed, *job.finished]) == sorted(unit.id for unit in units)
-    assert all(count <= MAX_ATTEMPTS for count in job.given.values())
+    assert all(count <= MAX_ATTEMPTS + job.not_loaded[name] for name, count in job.given.items())
     assert all(failure.num_attempts <= job.given[failure.unit.id] for failure in job.schedule.failures)
     if not trouble:
         assert not failed
