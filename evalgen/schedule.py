@@ -58,6 +58,7 @@ class Schedule:
             by_weights[task.unit.checkpoint, task.unit.dtype].append(task)
         self._queues = [_Queue(tasks) for tasks in by_weights.values()]
         self._held: dict[str, _Queue] = {}  # by replica
+        self._gone: set[str] = set()  # replicas
         self._of_ticket: dict[int, _Task] = {}
         self._num_in_flight = 0
         self._measured = _Measured()
@@ -76,6 +77,7 @@ class Schedule:
         """
         assert self.finished_unit_of(ticket) is None, ticket
         self.came_again(ticket)
+        self._gone.discard(replica)
         task = self._choice(replica)
         if task is None:
             return None
@@ -98,10 +100,15 @@ class Schedule:
 
         Ray repeats the call when there is room for it; the others would wait for the unit, and keep the room.
         """
-        self._process_ended(replica)
+        self.left(replica)
         for task in self._tasks.values():
             if task.state == "in flight" and task.replica == replica:
                 self._end_attempt(task, f"the node of its replica died (checkpoint {task.unit.checkpoint.path})")
+
+    def left(self, replica: str) -> None:
+        """It takes no more units, unless it asks for one."""
+        self._process_ended(replica)
+        self._gone.add(replica)
 
     def finished_unit_of(self, ticket: int) -> SamplingUnit | None:
         """The unit that this ticket has finished: Ray lost the result, which is stored."""
@@ -137,11 +144,9 @@ class Schedule:
         task = self._tasks.get(unit_id)
         if task is None or task.state != "in flight":
             return
-        unable = task.queue.unable
-        is_known = task.replica in unable
-        unable.add(task.replica)
+        task.queue.unable.add(task.replica)
         self._process_ended(task.replica)
-        self._end_attempt(task, reason, is_lost=is_known or len(unable) >= self._num_replicas)
+        self._end_attempt(task, reason, is_lost=not self._is_for_others(task.queue, task.replica))
 
     def device_failed(self, unit_id: str, device: str, reason: str) -> None:
         """As `failed`; the device is to blame, and the replica's process ends."""
@@ -206,7 +211,7 @@ class Schedule:
 
     def _next_of(self, queue: _Queue, replica: str) -> _Task | None:
         """The largest waiting unit that has not failed on this replica, unless it failed on all."""
-        if replica in queue.unable and len(queue.unable) < self._num_replicas:
+        if self._is_for_others(queue, replica):
             return None
         for task in reversed(queue.waiting):
             if replica not in task.failed_on or len(task.failed_on) >= self._num_replicas:
@@ -223,9 +228,14 @@ class Schedule:
 
     def _last_resort(self, replica: str) -> _Task | None:
         """Any unit at all: nobody is at work who could take it."""
-        waiting = [self._next_of(queue, replica) or queue.waiting[-1] for queue in self._queues if queue.waiting]
+        queues = [queue for queue in self._queues if queue.waiting and not self._is_for_others(queue, replica)]
+        waiting = [self._next_of(queue, replica) or queue.waiting[-1] for queue in queues]
         held = self._held.get(replica)
         return min(waiting, key=lambda task: (replica in task.failed_on, task.queue is not held), default=None)
+
+    def _is_for_others(self, queue: _Queue, replica: str) -> bool:
+        """Whether `replica` could not load the checkpoint, and there are others, at work or to come, that may."""
+        return replica in queue.unable and len(queue.unable | self._gone) < self._num_replicas
 
     def _helpable(self, replica: str) -> list[_Queue]:
         """No replica loads a checkpoint twice to help with it."""

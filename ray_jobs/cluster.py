@@ -106,6 +106,11 @@ def num_gpus() -> int:
     return int(ray.cluster_resources().get("GPU", 0))
 
 
+def num_free_gpus() -> int:
+    """Those that no other job has."""
+    return int(ray.available_resources().get("GPU", 0))
+
+
 def num_cpus() -> int:
     """CPUs of the whole cluster, at least one."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -51,7 +51,7 @@ from ray_jobs.actors import (
     grader_environment,
     in_one_line,
 )
-from ray_jobs.cluster import num_cpus, num_gpus
+from ray_jobs.cluster import num_cpus, num_free_gpus, num_gpus
 from ray_jobs.store import PATIENT_CALLS, StoreActor
 from ray_jobs.watch import Show, Watch
 
@@ -81,7 +81,13 @@ def choose_num_replicas(config: JobConfig) -> int:
         raise JobStopped(f"num_gpus_per_replica: {config.num_gpus_per_replica} asked for, but the cluster has {gpus}")
     if config.num_replicas and config.num_replicas > most:
         log.warning("num_replicas: %d asked for, but there are GPUs for %d: %d", config.num_replicas, most, most)
-    return min(config.num_replicas or most, most)
+    num_replicas = min(config.num_replicas or most, most)
+    wanted, free = num_replicas * config.num_gpus_per_replica, num_free_gpus()
+    if free < wanted:
+        log.warning(
+            "%d GPUs wanted, %d of %d are free: replicas wait for those that other jobs have", wanted, free, gpus
+        )
+    return num_replicas
 
 
 def sample_and_grade(

@@ -91,6 +91,9 @@ class StoreActor:
             return Assignment(unit=finished, is_stored=True, next_checkpoint="")
         self._devices.add(device)
         async with self._changed:
+            if self._schedule.is_retired(device):
+                self._schedule.left(replica)
+                self._changed.notify_all()
             while True:
                 # A retired replica waits to the end: were it to return, Ray would hand it the next ticket at once.
                 unit = None if self._schedule.is_retired(device) else self._schedule.take(ticket, replica)

@@ -211,6 +211,8 @@ def test_a_replica_that_is_left_alone_tries_again_what_it_could_not_load() -> No
     job = replicas_of({"a": [4]})
     assert job.take("x") == "a0"
     job.schedule.load_failed("a0", "stale file handle")
+    assert job.take("x") is None, "y is yet to come"
+    job.schedule.node_died("y")
     assert job.take("x") == "a0"
     job.finish("a0")
     assert job.schedule.is_over and not job.schedule.failures
@@ -317,6 +319,7 @@ class TroubledJob:
             if not self.busy:
                 break
             self.end(self.numbers.choice(sorted(self.busy)))
+        # Nobody is at work, though all have just asked.
         assert self.schedule.is_over, "a deadlock"
         for ticket in self.without_room:  # now there is some
             assert self.schedule.take(ticket, self.new_name()) is None
@@ -328,11 +331,10 @@ class TroubledJob:
     def take(self, ticket: int, replica: str) -> None:
         """A replica on a retired device waits to the end; there is always one that never breaks."""
         self.schedule.came_again(ticket)
+        if self.schedule.is_retired(replica):
+            self.schedule.left(replica)
         taken = None if self.schedule.is_retired(replica) else self.schedule.take(ticket, replica)
         if taken is None:
-            assert self.busy or self.schedule.is_over or self.schedule.is_retired(replica), (
-                "work waits, nobody is at it"
-            )
             self.idle.append(replica)
             return
         assert taken.id not in self.finished, "sampled twice"
