@@ -1,10 +1,11 @@
 """A whole job with up to a million distinct completions: seconds by stage, and memory of each of its processes.
 
     python -m tests.benchmarks.scale_job [--num_prompts 100 1000 10000]
+    python -m tests.benchmarks.scale_job --num_prompts 1000 --num_generations 1000 10000
 
 Everything is real but the model: what is drawn is a recorded distribution, 100 distinct completions in 1,000 draws of
-each prompt. Each size runs in a process of its own, on a Ray of its own. Exit code 1: time or memory grew faster than
-the number of completions, or the driver took 2 GiB.
+each prompt, or in so many times as many. Each size runs in a process of its own, on a Ray of its own. Exit code 1: time
+or memory grew faster than completions and draws, the driver's memory with the draws, or the driver took 2 GiB.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,11 @@ POLL_S = 0.2
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 
 
+@dataclass(frozen=True)
 class StandIn:
     """An engine that needs no model: what a draw gives is a function of seed, prompt and draw, and nothing else."""
+
+    num_generations: int = NUM_DRAWS  # of a prompt in all units; so many times `NUM_DRAWS`
 
     def sample(self, unit: SamplingUnit, next_checkpoint: str) -> tuple[pa.Table, SamplingCost]:
         start = time.perf_counter()
@@ -72,7 +76,7 @@ class StandIn:
         sequences = []
         for query in unit.queries:
             own = tokenizer.encode(f" of {query.id}", add_special_tokens=False)
-            completions = completions_of_draws(unit, query)
+            completions = self._completions_of_draws(unit, query)
             for rank in np.unique(completions).tolist():
                 draws = unit.first_draw + np.flatnonzero(completions == rank)
                 sequences.append(_sequence(query, [*shared[rank], *own, eos_id], rank, draws.tolist()))
@@ -85,13 +89,12 @@ class StandIn:
             finished_at=time.time(),
         )
 
-
-def completions_of_draws(unit: SamplingUnit, query: Query) -> np.ndarray[Any, Any]:
-    """The rank of what each draw of the unit gives for a prompt."""
-    digest = hashlib.sha256(f"{unit.seed} {query.id}".encode()).digest()
-    places = np.random.default_rng(int.from_bytes(digest[:8])).permutation(NUM_DRAWS)
-    ranks = np.searchsorted(np.cumsum(RECORDED_COUNTS), places, side="right")
-    return ranks[unit.first_draw : unit.first_draw + unit.num_draws]
+    def _completions_of_draws(self, unit: SamplingUnit, query: Query) -> np.ndarray[Any, Any]:
+        """The rank of what each draw of the unit gives for a prompt."""
+        digest = hashlib.sha256(f"{unit.seed} {query.id}".encode()).digest()
+        places = np.random.default_rng(int.from_bytes(digest[:8])).permutation(self.num_generations)
+        ranks = np.searchsorted(np.cumsum(RECORDED_COUNTS), places % NUM_DRAWS, side="right")
+        return ranks[unit.first_draw : unit.first_draw + unit.num_draws]
 
 
 def _sequence(query: Query, token_ids: Sequence[int], rank: int, draws: Sequence[int]) -> SampledSequence:
@@ -110,7 +113,7 @@ def _sequence(query: Query, token_ids: Sequence[int], rank: int, draws: Sequence
     )
 
 
-def run_size(num_prompts: int, run: Path, directory: Path) -> None:
+def run_size(num_prompts: int, num_generations: int, run: Path, directory: Path) -> None:
     """One job, in this process; leaves its timings and this process's peak memory in `driver.json`."""
     queries = [
         {
@@ -125,12 +128,12 @@ def run_size(num_prompts: int, run: Path, directory: Path) -> None:
         "data_model_path": run,
         "query_json_path": directory / "queries.json",
         "grader_model": "offline/exact",
-        "num_generations": NUM_DRAWS,
+        "num_generations": num_generations,
         "temperature": 0.8,
         "output_dir": directory / "outputs",
     }
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    experiment = run_job(load_config(flags, directory), make_engine=StandIn)
+    experiment = run_job(load_config(flags, directory), make_engine=lambda: StandIn(num_generations))
     summary = json.loads((experiment.directory / "summary.json").read_text())
     (figures,) = summary["datasets"]
     assert figures["num_unique"] == num_prompts * len(RECORDED_COUNTS), figures
@@ -148,14 +151,16 @@ class Size:
     """What a job of one size took."""
 
     num_completions: int  # distinct
+    num_draws: int
     seconds: dict[str, float]  # by stage
     peak_bytes: dict[str, int]  # resident, memory shared with Ray's object store included; by role
     disk_bytes: int
 
 
-def measured(num_prompts: int, run: Path, directory: Path) -> Size:
+def measured(num_prompts: int, num_generations: int, run: Path, directory: Path) -> Size:
     """Runs a job in a process of its own, and watches the memory of all that it starts."""
-    command = [sys.executable, "-m", "tests.benchmarks.scale_job", "--one", str(num_prompts), str(run), str(directory)]
+    command = [sys.executable, "-m", "tests.benchmarks.scale_job", "--one", str(num_prompts), str(num_generations)]
+    command += [str(run), str(directory)]
     with (directory / "printed").open("w") as printed:
         job = psutil.Popen(command, env=os.environ | {"RAY_TMPDIR": str(directory)}, stdout=printed, stderr=printed)
         peaks: Counter[str] = Counter()
@@ -167,6 +172,7 @@ def measured(num_prompts: int, run: Path, directory: Path) -> Size:
     driver = json.loads((directory / "driver.json").read_text())
     return Size(
         num_completions=num_prompts * len(RECORDED_COUNTS),
+        num_draws=num_prompts * num_generations,
         seconds=driver["timings"],
         peak_bytes={"driver": driver["peak_bytes"], **peaks},
         disk_bytes=driver["disk_bytes"],
@@ -192,7 +198,7 @@ def table(sizes: Sequence[Size]) -> Table:
     for size in sizes:
         result.add_row(
             f"{size.num_completions:,}",
-            f"{size.num_completions // len(RECORDED_COUNTS) * NUM_DRAWS:,}",
+            f"{size.num_draws:,}",
             *(f"{size.seconds.get(stage, 0.0):.1f} s" for stage in STAGES),
             *(f"{size.peak_bytes.get(role, 0) / 1e6:,.0f} MB" for role in roles),
             f"{size.disk_bytes / 1e6:,.0f} MB",
@@ -201,16 +207,18 @@ def table(sizes: Sequence[Size]) -> Table:
 
 
 def too_much(sizes: Sequence[Size]) -> list[str]:
-    """What grew faster than the number of completions, and a driver that takes too much; a line each."""
+    """What grew too fast, and a driver that takes too much; a line each."""
     lines = []
     for small, large in pairwise(sizes):
-        most = LINEAR * large.num_completions / small.num_completions
-        pairs = {stage: (small.seconds[stage], large.seconds[stage]) for stage in STAGES}
-        pairs |= {role: (small.peak_bytes[role], large.peak_bytes[role]) for role in ("driver", *ROLES)}
+        completions, draws = large.num_completions / small.num_completions, large.num_draws / small.num_draws
+        most = LINEAR * max(completions, draws)
+        allowed = {stage: (small.seconds[stage], large.seconds[stage], most) for stage in STAGES}
+        allowed |= {role: (small.peak_bytes[role], large.peak_bytes[role], most) for role in ROLES}
+        driver = (small.peak_bytes["driver"], large.peak_bytes["driver"], LINEAR * completions)
         lines += [
-            f"{name}: {after / before:.1f} times for {most / LINEAR:.0f} times the completions"
-            for name, (before, after) in pairs.items()
-            if after > most * max(before, 1.0)
+            f"{name}: {after / before:.1f} times for {completions:.0f} times the completions, {draws:.0f} the draws"
+            for name, (before, after, factor) in (allowed | {"driver": driver}).items()
+            if after > factor * max(before, 1.0)
         ]
     return lines + [
         f"driver: {size.peak_bytes['driver'] / 2**30:.2f} GiB"
@@ -222,21 +230,23 @@ def too_much(sizes: Sequence[Size]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_prompts", type=int, nargs="+", default=[100, 1_000, 10_000])
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--num_generations", type=int, nargs="+", default=[NUM_DRAWS], help="multiples of 1,000")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        num_prompts, run, directory = arguments.one
-        run_size(int(num_prompts), Path(run), Path(directory))
+        num_prompts, num_generations, run, directory = arguments.one
+        run_size(int(num_prompts), int(num_generations), Path(run), Path(directory))
         return 0
     console = Console(width=None if sys.stdout.isatty() else 170)
     sizes = []
     with tempfile.TemporaryDirectory(prefix="scale-") as root:  # a short name: Unix sockets are in it
         run = build_tiny_run(Path(root) / "run")
-        for num_prompts in arguments.num_prompts:
-            directory = Path(root) / str(num_prompts)
+        for num_prompts, num_generations in product(arguments.num_prompts, arguments.num_generations):
+            directory = Path(root) / f"{num_prompts}x{num_generations}"
             directory.mkdir()
-            sizes.append(measured(num_prompts, run, directory))
-            console.print(f"{num_prompts:,} prompts: {sizes[-1].seconds['total']:.1f} s", highlight=False)
+            sizes.append(measured(num_prompts, num_generations, run, directory))
+            size = f"{num_prompts:,} prompts x {num_generations:,}"
+            console.print(f"{size}: {sizes[-1].seconds['total']:.1f} s", highlight=False)
     console.print(table(sizes))
     problems = too_much(sizes)
     console.print("\n".join(problems) if problems else "Growth is at most linear; the driver stays under 2 GiB.")
