@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-consumers test-faults bench example-influence monitoring lint format lock clean
+.PHONY: help demo test test-consumers test-faults bench example-influence monitoring screenshots lint format lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ example-influence: $(INSTALLED)  ## from a run's sampled dataset to the document
 monitoring:  ## Prometheus at localhost:9090, scraping this machine's Ray; README, Operating: Grafana
 	@command -v prometheus > /dev/null || { echo "prometheus is missing: apt-get install prometheus"; exit 1; }
 	prometheus --config.file=configs/prometheus.yml --storage.tsdb.path=/tmp/evalgen_prometheus --web.listen-address=localhost:9090
+
+screenshots: $(INSTALLED)  ## the README's pictures of the demo, from real runs; after `make demo`, needs tmux and chromium: 5 minutes
+	$(BIN)/python -m tests.screenshots
 
 bench: $(INSTALLED)  ## time the samplers against their peers: about 15 minutes; BENCH="--help" for more
 	$(BIN)/python -m tests.benchmarks.bench_sampling $(BENCH)

@@ -28,7 +28,7 @@ NOISE = "has constructor arguments in the object store and max_restarts > 0"
 def ray_session(timings: Timings, metadata: Mapping[str, str] | None = None) -> Iterator[None]:
     """Joins the cluster of the job or of this machine, or starts one until the block ends.
 
-    The dashboard's page of the job shows `metadata`.
+    The dashboard's page of the job shows `metadata`; of a submitted one, what `ray job submit` was given instead.
 
     Raises:
         JobStopped: that fails.

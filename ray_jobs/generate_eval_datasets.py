@@ -104,7 +104,9 @@ def run_job(
             WandbLog(config, experiment) as wandb_log,
         ):
             job_log.open(experiment.log_file, to_stdout=log_to_stdout)
-            with ray_session(timings, {"evalgen_experiment": str(experiment.directory)}):
+            with ray_session(
+                timings, {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
+            ):
                 resumable.install()
                 num_replicas = choose_num_replicas(config)
                 with timings.stage("plan"):

@@ -1,7 +1,8 @@
 """The job's metrics on Ray's metrics endpoint, for Prometheus: `ray_evalgen_...`, counters with `_total`.
 
 Each is exported by the actor that knows it, as what has come since it was last exported: a call that Ray repeats adds
-nothing. A process that begins anew begins at 0, as Prometheus expects.
+nothing. A process that begins anew begins at 0, as Prometheus expects. All have the job's ID as Ray's own metrics have
+it, so that jobs at one time on one cluster are told apart.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
+import ray
 from ray.util.metrics import Counter, Gauge
 
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.records import Checkpoint, Limits
 
+JOB_TAG = "JobId"
 CHECKPOINT_TAGS = ("run", "checkpoint")
 
 
@@ -22,7 +25,7 @@ class Total:
     """A counter that follows a total."""
 
     def __init__(self, name: str, description: str, tag_keys: tuple[str, ...] = ()) -> None:
-        self._counter = Counter(name, description=description, tag_keys=tag_keys)
+        self._counter = Counter(name, description=description, tag_keys=(*tag_keys, JOB_TAG))
         self._tag_keys = tag_keys
         self._exported: dict[tuple[str, ...], float] = {}
 
@@ -30,8 +33,20 @@ class Total:
         """`tags` are values, in the order of the keys."""
         more = total - self._exported.get(tags, 0)
         if more > 0:
-            self._counter.inc(more, tags=dict(zip(self._tag_keys, tags, strict=True)))
+            self._counter.inc(more, tags=_with_job(self._tag_keys, tags))
             self._exported[tags] = total
+
+
+class Level:
+    """A gauge."""
+
+    def __init__(self, name: str, description: str, tag_keys: tuple[str, ...] = ()) -> None:
+        self._gauge = Gauge(name, description=description, tag_keys=(*tag_keys, JOB_TAG))
+        self._tag_keys = tag_keys
+
+    def set(self, level: float | None, *tags: str) -> None:
+        """`tags` as those of `Total`; None: nothing is known, and the last that was stays."""
+        self._gauge.set(level, tags=_with_job(self._tag_keys, tags))
 
 
 @dataclass(kw_only=True)
@@ -68,16 +83,16 @@ class StoreMetrics:
             it.name: Total(f"evalgen_{it.name}", SAMPLED_DESCRIPTIONS[it.name], CHECKPOINT_TAGS)
             for it in fields(SampledTotals)
         }
-        self._planned = Gauge("evalgen_units_planned", "sampling units of this part of the job", CHECKPOINT_TAGS)
+        self._planned = Level("evalgen_units_planned", "sampling units of this part of the job", CHECKPOINT_TAGS)
         self._answered = Total("evalgen_questions_answered", "questions with a new verdict", ("grader", "verdict"))
         self._cached = Total("evalgen_questions_cached", "of these, paid for by an earlier experiment", ("grader",))
         self._ungraded = Total("evalgen_questions_ungraded", "of these, without a judgement", ("grader",))
         self._retried = Total("evalgen_questions_retried", "of these, that took more requests than votes", ("grader",))
-        self._waiting = Gauge("evalgen_questions_waiting", "completions that have no verdict yet")
+        self._waiting = Level("evalgen_questions_waiting", "completions that have no verdict yet")
 
     def export(self, totals: StoreTotals, verdicts: SharedVerdicts, num_waiting: int) -> None:
         for checkpoint, number in totals.planned.items():
-            self._planned.set(number, tags=dict(zip(CHECKPOINT_TAGS, (checkpoint.run, checkpoint.name), strict=True)))
+            self._planned.set(number, checkpoint.run, checkpoint.name)
         for checkpoint, sampled in totals.sampled.items():
             for name, counter in self._sampled.items():
                 counter.bring_to(getattr(sampled, name), checkpoint.run, checkpoint.name)
@@ -100,12 +115,12 @@ class LimiterMetrics:
         self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with")
         self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known")
         self._wait = Total("evalgen_limiter_wait_seconds", "that requests waited for their turn, all together")
-        self._in_flight = Gauge("evalgen_requests_in_flight", "grading requests under way")
+        self._in_flight = Level("evalgen_requests_in_flight", "grading requests under way")
         self._limits = {
-            it.name: Gauge(f"evalgen_limit_{it.name}_per_minute", "that the job keeps to; absent: none is known")
+            it.name: Level(f"evalgen_limit_{it.name}_per_minute", "that the job keeps to; absent: none is known")
             for it in fields(Limits)
         }
-        self._breaker = Gauge("evalgen_breaker_open", "1 while the judge's server fails and all requests wait")
+        self._breaker = Level("evalgen_breaker_open", "1 while the judge's server fails and all requests wait")
 
     def export(self, state: LimiterState) -> None:
         _bring_all(self._requests, state.outcomes.items())
@@ -115,8 +130,8 @@ class LimiterMetrics:
         self._cost.bring_to(state.cost_usd)
         self._wait.bring_to(state.wait_s)
         self._in_flight.set(state.num_in_flight)
-        for name, gauge in self._limits.items():
-            gauge.set(getattr(state.limits, name))
+        for name, level in self._limits.items():
+            level.set(getattr(state.limits, name))
         self._breaker.set(int(state.breaker != "closed"))
 
 
@@ -124,7 +139,7 @@ class ReplicaMetrics:
     """Exported by each sampling replica."""
 
     def __init__(self) -> None:
-        self._memory = Gauge(
+        self._memory = Level(
             "evalgen_kv_bytes",
             "most memory beyond the weights while the last unit was sampled: keys and values, and working space; "
             "replicas on CPUs do not know theirs",
@@ -139,9 +154,13 @@ class ReplicaMetrics:
             return
         devices = range(torch.cuda.device_count())
         peak = sum(torch.cuda.max_memory_allocated(it) - torch.cuda.memory_allocated(it) for it in devices)
-        self._memory.set(peak, tags=dict(zip(CHECKPOINT_TAGS, (checkpoint.run, checkpoint.name), strict=True)))
+        self._memory.set(peak, checkpoint.run, checkpoint.name)
         for it in devices:
             torch.cuda.reset_peak_memory_stats(it)
+
+
+def _with_job(keys: Iterable[str], values: Iterable[str]) -> dict[str, str]:
+    return {JOB_TAG: ray.get_runtime_context().get_job_id(), **dict(zip(keys, values, strict=True))}
 
 
 def _bring_all(counter: Total, totals: Iterable[tuple[str, float]]) -> None:

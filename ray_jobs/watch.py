@@ -43,7 +43,7 @@ class Watch:
 
     def _run(self) -> None:
         while not self._is_over.wait(ASK_EVERY_S):
-            self._look(0)
+            self._look(ASK_EVERY_S / 2)
 
     def _look(self, patience_s: float) -> None:
         """Takes what has been answered since the last look, or is within `patience_s`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.grafana.panels import ROWS, Panel
-from configs.grafana.queries import SESSION
+from configs.grafana.queries import JOBS, NODES
 
 DASHBOARD = Path(__file__).with_name("evalgen_dashboard.json")
 COLUMNS = 24
@@ -102,7 +102,7 @@ def panel_json(panel: Panel) -> Json:
 
 
 def variables() -> list[Json]:
-    of_session = f"ray_evalgen_units_planned{{{SESSION}}}"
+    of_session, of_jobs = (f"ray_evalgen_units_planned{{{it}}}" for it in (NODES, JOBS))
     return [
         {
             "name": "datasource",
@@ -124,8 +124,14 @@ def variables() -> list[Json]:
             "label_values(ray_node_network_receive_speed, ray_io_cluster)",
             all_value=".*",
         ),
-        variable("Run", "A fine-tuning run.", f"label_values({of_session}, run)", is_multi=True),
-        variable("Checkpoint", "A checkpoint of it.", f"label_values({of_session}, checkpoint)", is_multi=True),
+        variable(
+            "JobId",
+            "A job, by its ID on Ray's own dashboard. Figures of several add up.",
+            f"label_values({of_session}, JobId)",
+            is_multi=True,
+        ),
+        variable("Run", "A fine-tuning run.", f"label_values({of_jobs}, run)", is_multi=True),
+        variable("Checkpoint", "A checkpoint of it.", f"label_values({of_jobs}, checkpoint)", is_multi=True),
     ]
 
 

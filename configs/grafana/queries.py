@@ -6,31 +6,32 @@ that have a gauge: those of jobs that run.
 
 from __future__ import annotations
 
-SESSION = 'SessionName=~"$SessionName",ray_io_cluster=~"$Cluster"'
-CHECKPOINTS = f'{SESSION},run=~"$Run",checkpoint=~"$Checkpoint"'
+NODES = 'SessionName=~"$SessionName",ray_io_cluster=~"$Cluster"'
+JOBS = f'{NODES},JobId=~"$JobId"'
+CHECKPOINTS = f'{JOBS},run=~"$Run",checkpoint=~"$Checkpoint"'
 
 
 def sampled(name: str) -> str:
     """A total of the store's, by checkpoint."""
-    return f"(ray_evalgen_{name}_total{{{CHECKPOINTS}}} and on (WorkerId) ray_evalgen_questions_waiting{{{SESSION}}})"
+    return f"(ray_evalgen_{name}_total{{{CHECKPOINTS}}} and on (WorkerId) ray_evalgen_questions_waiting{{{JOBS}}})"
 
 
 def judged(name: str, more: str = "") -> str:
     """A total of the store's, by grader; `more` label matchers."""
-    return f"(ray_evalgen_{name}_total{{{SESSION}{more}}} and on (WorkerId) ray_evalgen_questions_waiting{{{SESSION}}})"
+    return f"(ray_evalgen_{name}_total{{{JOBS}{more}}} and on (WorkerId) ray_evalgen_questions_waiting{{{JOBS}}})"
 
 
 def asked(name: str) -> str:
     """A total of the limiter's."""
-    return f"(ray_evalgen_{name}_total{{{SESSION}}} and on (WorkerId) ray_evalgen_requests_in_flight{{{SESSION}}})"
+    return f"(ray_evalgen_{name}_total{{{JOBS}}} and on (WorkerId) ray_evalgen_requests_in_flight{{{JOBS}}})"
 
 
-def rate(name: str, labels: str = SESSION, over: str = "$__rate_interval") -> str:
+def rate(name: str, labels: str = JOBS, over: str = "$__rate_interval") -> str:
     """What is added to a total each second."""
     return f"rate(ray_evalgen_{name}_total{{{labels}}}[{over}])"
 
 
-def gauge(name: str, labels: str = SESSION) -> str:
+def gauge(name: str, labels: str = JOBS) -> str:
     return f"ray_evalgen_{name}{{{labels}}}"
 
 
@@ -43,12 +44,12 @@ ANSWERED = f"(sum({judged('questions_answered')}) or vector(0))"
 ANSWERS_A_SECOND = f"(sum({rate('questions_answered', over='1m')}) > 0)"
 EQUIVALENT, JUDGED = (judged("questions_answered", f",verdict{it}") for it in ('="equivalent"', '!="ungraded"'))
 ASKED_IN_ALL = f"({ANSWERED} + {WAITING})"
-FAILED_A_SECOND = rate("requests", f'{SESSION},outcome="failed"', "5m")
+FAILED_A_SECOND = rate("requests", f'{JOBS},outcome="failed"', "5m")
 
 
 def actors(kinds: str) -> str:
     """Processes of these classes, by what they are doing."""
-    return f'ray_actors{{{SESSION},Source="executor",Name=~".*({kinds}).*"}}'
+    return f'ray_actors{{{JOBS},Source="executor",Name=~".*({kinds}).*"}}'
 
 
 # A unit appears when it is stored, which may be once in many minutes: no rate of the last few can be told.

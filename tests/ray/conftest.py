@@ -10,13 +10,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.faults.cases import Undisturbed
@@ -57,13 +59,17 @@ def started_ray(started_in: Path) -> Iterator[RayCluster]:
     head = subprocess.Popen(command, cwd=started_in, env=_environment(), stdout=subprocess.DEVNULL)
     try:
         _wait_for_dashboard(head, dashboard_port)
+        # It refuses a job for which the node's agent is not there within 10 s.
+        agent = "session_latest/dashboard_agent_listen_port_*"
+        wait_until(lambda: any(ray_directory.glob(agent)), START_TIMEOUT_S, "the agent listens")
         yield RayCluster(
             address=f"127.0.0.1:{port}", dashboard=f"http://127.0.0.1:{dashboard_port}", started_in=started_in
         )
     finally:
         # At once: on SIGTERM a node drains for half a minute first.
         for process in [*psutil.Process(head.pid).children(recursive=True), head]:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                process.kill()
         head.wait()
         shutil.rmtree(ray_directory, ignore_errors=True)
 
@@ -110,8 +116,6 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _wait_for_dashboard(head: subprocess.Popen[bytes], port: int) -> None:
-    from tests.waiting import wait_until
-
     def is_up() -> bool:
         assert head.poll() is None, f"ray start ended with exit code {head.returncode}"
         with socket.socket() as probe:

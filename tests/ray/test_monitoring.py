@@ -22,6 +22,7 @@ from unittest.mock import patch
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 import torch
 import yaml
 
@@ -71,18 +72,19 @@ class Prometheus:
             values: list[str] = json.load(response)["data"]
             return values
 
-    def panel(self, title: str) -> dict[str, list[Series]]:
-        """What a panel shows, by its series' legends; all of everything where the panel has a choice."""
-        return {each["legendFormat"]: self.range(interpolated(each["expr"])) for each in PANELS[title]["targets"]}
+    def panel(self, title: str, job: str = ".+") -> dict[str, list[Series]]:
+        """What a panel shows, by its series' legends; all of everything else where the panel has a choice."""
+        return {each["legendFormat"]: self.range(interpolated(each["expr"], job)) for each in PANELS[title]["targets"]}
 
-    def number(self, title: str) -> float | None:
+    def number(self, title: str, job: str = ".+") -> float | None:
         """What a panel of one number shows: the last, as its reducer says."""
-        ((_, series),) = self.panel(title).items()
+        ((_, series),) = self.panel(title, job).items()
         return series[0][-1][1] if series else None
 
 
-def interpolated(query: str) -> str:
-    for name, value in {"SessionName": ".+", "Cluster": ".*", "Run": ".+", "Checkpoint": ".+"}.items():
+def interpolated(query: str, job: str = ".+") -> str:
+    chosen = {"SessionName": ".+", "Cluster": ".*", "JobId": job, "Run": ".+", "Checkpoint": ".+"}
+    for name, value in chosen.items():
         query = query.replace(f"${name}", value)
     return query.replace("$__rate_interval", "40s")
 
@@ -221,8 +223,11 @@ def released_when(held: HeldRequest, condition: Callable[[], bool]) -> Iterator[
 
 
 def is_seen_in_mid_run(server: Prometheus) -> bool:
-    """Ray exports what changes every 10 s."""
-    shown = (server.panel(title) for title in ("Requests in flight", "Completions that wait for a verdict"))
+    """The job of this process. Ray exports what changes every 10 s, and that of the job before for a while."""
+    if not ray.is_initialized():
+        return False
+    job = ray.get_runtime_context().get_job_id()
+    shown = (server.panel(title, job) for title in ("Requests in flight", "Completions that wait for a verdict"))
     return all(value_seen(series) for panel in shown for series in panel.values())
 
 
@@ -251,6 +256,12 @@ def test_the_numbers_are_those_of_the_job(watched: Watched) -> None:
     assert number("Equivalent") == pytest.approx(figures["num_equivalent"] / figures["num_graded"])
 
 
+def test_a_job_is_told_from_the_one_before(watched: Watched) -> None:
+    (variable,) = [it for it in DASHBOARD["templating"]["list"] if it["name"] == "JobId"]
+    costs = [watched.server.number("Cost", job) for job in choices(watched.server, variable)]
+    assert costs.count(pytest.approx(watched.figures["cost_usd"])) == 1
+
+
 def test_what_went_wrong_is_told(watched: Watched) -> None:
     number = watched.server.number
     assert number("Units given up") == 1
@@ -262,10 +273,12 @@ def test_what_went_wrong_is_told(watched: Watched) -> None:
 
 
 def test_the_choices_are_filled_from_what_is_scraped(watched: Watched) -> None:
-    figures = watched.figures
     for variable in DASHBOARD["templating"]["list"]:
-        if variable["name"] not in ("SessionName", "Run", "Checkpoint"):
-            continue
-        metric, label = variable["definition"].removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
-        values = watched.server.label_values(interpolated(metric), label)
-        assert values == [figures[label]] if label in figures else len(values) == 1
+        if variable["name"] in ("SessionName", "Run", "Checkpoint"):
+            label, values = variable["name"].lower(), choices(watched.server, variable)
+            assert values == [watched.figures[label]] if label in watched.figures else len(values) == 1
+
+
+def choices(server: Prometheus, variable: dict[str, Any]) -> list[str]:
+    metric, label = variable["definition"].removeprefix("label_values(").removesuffix(")").rsplit(", ", 1)
+    return server.label_values(interpolated(metric), label)
