@@ -37,7 +37,12 @@ log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
 SPENT_COLUMNS = ("api_calls", "input_tokens", "output_tokens", "cost_usd")
-GRADED_SCHEMA = pa.schema([(name, pa.string()) for name in ("key", "verdict", "trimmed_completion", "reasoning")])
+GRADED_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("key", "verdict", "trimmed_completion", "reasoning")),
+        ("votes", pa.list_(pa.string())),
+    ]
+)
 ORDER_SCHEMA = pa.schema(
     [
         ("prompt", pa.dictionary(pa.int32(), pa.string())),  # may be long, and there are few

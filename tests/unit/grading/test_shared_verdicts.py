@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
+
 from evalgen.grading.presence import SILENCE_S
 from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.records import Answer, Question, Verdict
 from evalgen.verdict_store import VerdictStore, graded_keys
+from evalgen.verdict_table import VERDICTS_FILE
 from tests.claude_calls import question
 from tests.virtual_time import now, run_in_virtual_time, until_all_wait
 
@@ -182,5 +186,26 @@ def test_each_verdict_is_news_once_whoever_stores_it_and_however_often(tmp_path:
         assert anew.answered.total() == 0
         await anew.add([answer(other)])
         assert anew.answered == {(model, "equivalent"): 1}, "an ungraded question that is judged after all"
+
+    run_in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed"])
+def test_a_verdict_that_is_used_again_keeps_its_votes(tmp_path: Path, ended: bool) -> None:
+    split = Verdict(kind="equivalent", votes=("equivalent", "not_equivalent", "equivalent"))
+    earlier = VerdictStore(tmp_path / "earlier")
+    earlier.add([answer(question(num_votes=3), split)])
+    if ended:
+        earlier.close()
+
+    async def scenario() -> None:
+        for directory in (tmp_path / "now", tmp_path / "again"):
+            store = VerdictStore(directory, list((tmp_path / "earlier").iterdir()))
+            for _ in range(2):  # from the other experiment, then from this one
+                (claim,) = await SharedVerdicts(store, now).claim([question(num_votes=3)], "a")
+                assert claim.verdict and claim.verdict.votes == split.votes
+            store.close()
+            (row,) = pq.read_table(directory / VERDICTS_FILE).to_pylist()
+            assert tuple(row["votes"]) == split.votes and row["from_cache"]
 
     run_in_virtual_time(scenario())
