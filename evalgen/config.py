@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliSuppress,
@@ -34,6 +34,15 @@ MIN_TEMPERATURE = 0.001  # below, logits overflow, and nothing but the greedy co
 DEFAULT_GRADER_MODEL = "anthropic/claude-haiku-4-5-20251001"
 Model = TypeVar("Model", bound=BaseModel)
 INPUT_PATH_KEYS = ("data_model_path", "query_json_path", "grader_config_path", "prices_path")
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("an odd number, so that there is a majority")
+    return value
+
+
+NumVotes = Annotated[int, Field(ge=1, le=99), AfterValidator(_odd)]
 
 
 class RunConfig(BaseModel):
@@ -61,8 +70,8 @@ class RunConfig(BaseModel):
         description="anthropic/<model>; anthropic-batch/<model>, at half the price within a day; or free and "
         "deterministic: offline/exact, offline/person_name, offline/date",
     )
-    grader_votes: int = Field(
-        1, ge=1, le=99, description="ask a Claude judge this often for each question, and take the majority; odd"
+    grader_votes: NumVotes = Field(
+        1, description="ask a Claude judge this often for each question, and take the majority; odd"
     )
     grader_pack_size: int = Field(
         1, ge=1, le=100, description="most completions of one prompt that a Claude judge is asked about in one request"
@@ -110,13 +119,6 @@ class RunConfig(BaseModel):
     @classmethod
     def _one_value_is_a_list_of_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
-
-    @field_validator("grader_votes")
-    @classmethod
-    def _votes_have_a_majority(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("an odd number, so that there is a majority")
-        return value
 
     @property
     def law(self) -> SamplingLaw:

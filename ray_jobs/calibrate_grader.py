@@ -16,11 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from pydantic_settings import CliSettingsSource
 
 from evalgen.command_line import CommandSettings, checked_settings, parse_flags
-from evalgen.config import DEFAULT_GRADER_MODEL, JobConfig
+from evalgen.config import DEFAULT_GRADER_MODEL, JobConfig, NumVotes
 from evalgen.config_files import absolute_path, without_tilde
 from evalgen.errors import ConfigError, JobStopped
 from evalgen.grading.grader_config import load_grader
@@ -45,7 +45,7 @@ class CalibrationConfig(CommandSettings):
     )
     grader_model: str = Field(DEFAULT_GRADER_MODEL, description=JobConfig.model_fields["grader_model"].description)
     grader_config_path: str | None = Field(None, description=JobConfig.model_fields["grader_config_path"].description)
-    grader_votes: int = Field(1, ge=1, le=99, description=JobConfig.model_fields["grader_votes"].description)
+    grader_votes: NumVotes = Field(1, description=JobConfig.model_fields["grader_votes"].description)
     grader_pack_size: int = Field(1, ge=1, le=100, description=JobConfig.model_fields["grader_pack_size"].description)
     max_connections: int = Field(50, gt=0, description="grading requests in flight")
     requests_per_minute: float | None = Field(None, gt=0, description="limit of grading requests")
@@ -55,13 +55,6 @@ class CalibrationConfig(CommandSettings):
         description="dataset directories (.../sampled_eval_datasets/<name>) that this grader judged; each gets the "
         f"JSON as {RECORD_FILE}",
     )
-
-    @field_validator("grader_votes")
-    @classmethod
-    def _votes_have_a_majority(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("an odd number, so that there is a majority")
-        return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
