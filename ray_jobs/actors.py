@@ -15,9 +15,10 @@ from pydantic import SecretStr
 from evalgen.errors import EvalgenError, LoadFailed, UserError
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
+from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.prices import PriceList
-from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.grading.spending import Spending
 from evalgen.job_log import Event, EventHandler, EventList, log_in_process
@@ -266,13 +267,13 @@ class _RemoteVerdicts:
 
 
 class _RemoteLimiter:
-    """`evalgen.grading.rate_limiter.RequestLimiter` in another process."""
+    """`evalgen.grading.limiter_records.RequestLimiter` in another process."""
 
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
 
-    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
-        leases: list[int] = await self._limiter.acquire.remote(demands, holder)
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
+        leases: list[Lease] = await self._limiter.acquire.remote(demands, holder)
         return leases
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:

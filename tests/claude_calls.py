@@ -12,9 +12,10 @@ import pytest
 from tenacity import wait_none
 
 from evalgen.grading.claude import ClaudeGrader
+from evalgen.grading.limiter_records import RequestLimiter
 from evalgen.grading.prices import load_prices
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
-from evalgen.grading.rate_limiter import RateLimiter, RequestLimiter
+from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.records import GraderSpec, Question, Verdict
 from tests.messages_api import API_KEY, Judge, MessagesApi
 

@@ -31,6 +31,7 @@ class Breaker:
         self._num_failures = 0  # since the last answer
         self._failing_since: float | None = None
         self._failing: set[str] = set()  # topics, as many as are needed to tell
+        self._is_down = False  # of the last failure: whatever is asked fails like this
         self._pause_s = 0.0  # 0: closed
         self._open_until = -math.inf
         self._probe: int | None = None
@@ -75,11 +76,16 @@ class Breaker:
             log.warning("the judge's server answers again")
         self._num_failures, self._failing_since = 0, None
         self._failing.clear()
+        self._is_down = False
         self._pause_s, self._probe = 0.0, None
 
-    def failed(self, lease: int, topic: str, error: str, now: float) -> None:
-        """The server failed a request about `topic`, which tells many failing questions from one."""
+    def failed(self, lease: int, topic: str, error: str, now: float, *, is_down: bool = False) -> None:
+        """The server failed a request about `topic`, which tells many failing questions from one.
+
+        With `is_down` one is enough: a question may be the last of its job.
+        """
         self._num_failures += 1
+        self._is_down = is_down
         self._note(topic, error, now)
         if self._pause_s:
             if lease == self._probe:  # the others were sent before the breaker opened
@@ -102,7 +108,7 @@ class Breaker:
         self._probe = None
 
     def _check_outage(self, now: float) -> None:
-        if self._failing_since is None or len(self._failing) < MANY_QUESTIONS:
+        if self._failing_since is None or not (self._is_down or len(self._failing) >= MANY_QUESTIONS):
             return
         outage_s = now - self._failing_since
         if outage_s > self._outage_budget_s:

@@ -22,6 +22,7 @@ from evalgen.errors import GradingError
 from evalgen.grading.claude_errors import describe, is_transient, outcome_of, retry_after_s, unavailable
 from evalgen.grading.connection import connect
 from evalgen.grading.leases import Leases
+from evalgen.grading.limiter_records import Demand, Outcome, RequestLimiter
 from evalgen.grading.messages import (
     Message,
     NotAMessage,
@@ -33,7 +34,6 @@ from evalgen.grading.messages import (
     verdicts_in_pack,
 )
 from evalgen.grading.prices import PriceList
-from evalgen.grading.rate_limiter import Demand, Outcome, RequestLimiter
 from evalgen.grading.server_limits import announced_limits
 from evalgen.grading.votes import majority
 from evalgen.records import Question, Verdict
@@ -148,13 +148,15 @@ class ClaudeGrader:
 
         def wait_s(state: RetryCallState) -> float:
             assert state.outcome is not None
-            return retry_after_s(state.outcome.exception()) + float(self._backoff(state))
+            remaining_s = max(0.0, self._retry_budget_s - spent.seconds)  # the budget's last second sees a request
+            return retry_after_s(state.outcome.exception()) + min(float(self._backoff(state)), remaining_s)
 
         def is_over(state: RetryCallState) -> bool:
             # What the server asks for is no failure; should it never end, the limiter stops the job.
             assert state.outcome is not None
+            is_used_up = spent.seconds >= self._retry_budget_s
             spent.seconds += state.upcoming_sleep - retry_after_s(state.outcome.exception())
-            return spent.seconds > self._retry_budget_s
+            return is_used_up
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: is_transient(error) or isinstance(error, NotAMessage)),

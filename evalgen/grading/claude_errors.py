@@ -12,7 +12,7 @@ from typing import Literal
 import anthropic
 
 from evalgen.errors import GraderUnavailable
-from evalgen.grading.rate_limiter import Outcome
+from evalgen.grading.limiter_records import Lease, Outcome
 from evalgen.grading.server_limits import announced_limits
 from evalgen.records import Limits
 
@@ -48,7 +48,7 @@ def retry_after_s(error: BaseException | None) -> float:
         return 0.0
 
 
-def outcome_of(error: anthropic.AnthropicError, lease: int) -> Outcome:
+def outcome_of(error: anthropic.AnthropicError, lease: Lease) -> Outcome:
     """What a failed request means for the others, and whether it may have been charged for."""
     kind: Literal["rejected", "throttled", "failed"] = "rejected"
     limits = Limits()
@@ -64,13 +64,17 @@ def outcome_of(error: anthropic.AnthropicError, lease: int) -> Outcome:
         retry_after_s=retry_after_s(error),
         error=describe(error),
         cost_usd=None if _may_be_charged(error) else 0.0,
+        is_down=_was_never_sent(error) or getattr(error, "status_code", None) in (503, 529),
     )
 
 
 def _may_be_charged(error: anthropic.AnthropicError) -> bool:
     """The API charges for no error that it answers. Where the answer was lost, nobody knows what it was."""
-    never_connected = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-    return isinstance(error, anthropic.APIConnectionError) and not never_connected
+    return isinstance(error, anthropic.APIConnectionError) and not _was_never_sent(error)
+
+
+def _was_never_sent(error: anthropic.AnthropicError) -> bool:
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
 
 
 def unavailable(error: anthropic.AnthropicError, model: str) -> GraderUnavailable | None:

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from evalgen.grading.gathering import Gathered
+from evalgen.grading.limiter_records import RequestLimiter
 from evalgen.grading.offline import grade_offline
 from evalgen.grading.presence import say_still_here
 from evalgen.grading.prices import PriceList
-from evalgen.grading.rate_limiter import RequestLimiter
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.records import CLAUDE_PREFIX, Answer, Question, Verdict
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from evalgen.grading.claude import ClaudeGrader
 
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
+LINGER_S = 0.01  # an answer waits so long for others to be stored with it: other questions are asked meanwhile
 CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job
 
 
@@ -51,15 +52,16 @@ class GradingDesk:
         prices: PriceList | None = None,
         retry_budget_s: float = 900.0,
     ) -> None:
-        """No more than `max_connections` requests are at work at once: the rest wait here, not in the limiter.
+        """`max_connections` is what the limiter allows the whole job; `retry_budget_s` is that of `ClaudeGrader`.
 
-        `retry_budget_s` is that of `ClaudeGrader`.
+        No more than twice as many requests are at work at once, and the rest wait here.
         """
         self._verdicts, self._limiter, self._prices = verdicts, limiter, prices or PriceList()
-        self._answers = Gathered(verdicts.add)
+        self._answers = Gathered(verdicts.add, LINGER_S)
         self._retry_budget_s = retry_budget_s
         self._holder = uuid.uuid4().hex
-        self._at_work = asyncio.Semaphore(max_connections)
+        # The judge has as many as there are connections, while others' answers are stored, or wait for leases.
+        self._at_work = asyncio.Semaphore(2 * max_connections)
         self._claude: ClaudeGrader | None = None
         self._heartbeat: asyncio.Task[None] | None = None
 
@@ -98,30 +100,27 @@ class GradingDesk:
             async with asyncio.TaskGroup() as group:
                 asked_by_others: list[Question] = []
                 for some in _batches(questions, CLAIMED_AT_ONCE):
-                    asked_by_others += await self._begin(group, some, verdicts)
-                await self._wait(asked_by_others, verdicts)
+                    claims = await self._verdicts.claim(some, self._holder)
+                    asked_by_others += await self._begin(group, some, claims, verdicts)
+                while asked_by_others:  # all in one call, which holds nothing up; what they do not ask, this desk does
+                    claims = await self._verdicts.wait(asked_by_others, self._holder)
+                    asked_by_others = await self._begin(group, asked_by_others, claims, verdicts)
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None  # the others failed for the same reason, or were cancelled
 
     async def _begin(
-        self, group: asyncio.TaskGroup, questions: Sequence[Question], verdicts: dict[str, Verdict]
+        self,
+        group: asyncio.TaskGroup,
+        questions: Sequence[Question],
+        claims: Sequence[Claim],
+        verdicts: dict[str, Verdict],
     ) -> list[Question]:
         """Begins what there is to do about some questions, as they have their turns; returns those that others ask."""
-        claims = await self._verdicts.claim(questions, self._holder)
         to_ask, asked_by_others = _sorted(questions, claims, verdicts)
         for pack in packs(to_ask):
             await self._at_work.acquire()  # here, so that few more tasks exist than are at work
             group.create_task(self._ask(pack, verdicts)).add_done_callback(lambda _: self._at_work.release())
         return asked_by_others
-
-    async def _wait(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
-        """For the answers of others, in one call; holds nothing up. Asks what the others do not."""
-        while questions:
-            claims = await self._verdicts.wait(questions, self._holder)
-            to_ask, questions = _sorted(questions, claims, verdicts)
-            for pack in packs(to_ask):
-                async with self._at_work:
-                    await self._ask(pack, verdicts)
 
     async def _ask(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
         """Asks the judge what this desk has claimed."""

@@ -12,8 +12,9 @@ Item = TypeVar("Item")
 class Gathered(Generic[Item]):
     """For one event loop at a time."""
 
-    def __init__(self, hand_on: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
-        self._hand_on = hand_on
+    def __init__(self, hand_on: Callable[[Sequence[Item]], Awaitable[None]], linger_s: float = 0.0) -> None:
+        """Each call waits `linger_s` for more: for calls that cost more than the wait."""
+        self._hand_on, self._linger_s = hand_on, linger_s
         self._items: list[Item] = []
         self._handed_on: asyncio.Future[None] | None = None  # that `_items` are; None: there are none
         self._task: asyncio.Task[None] | None = None
@@ -33,7 +34,7 @@ class Gathered(Generic[Item]):
 
     async def _run(self) -> None:
         while self._handed_on is not None:
-            await asyncio.sleep(0)  # what is about to be added comes along
+            await asyncio.sleep(self._linger_s)  # what is about to be added comes along
             items, handed_on = self._items, self._handed_on
             self._items, self._handed_on = [], None
             try:

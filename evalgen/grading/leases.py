@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 
 from evalgen.grading.gathering import Gathered
-from evalgen.grading.rate_limiter import Demand, Outcome, RequestLimiter
+from evalgen.grading.limiter_records import Demand, Lease, Outcome, RequestLimiter
 
-MOST_IN_A_CALL = 50
+MOST_IN_A_CALL = 100
+LINGER_S = 0.01  # nobody waits for what is given back: the next request has its lease already
 
 
 class Leases:
@@ -16,18 +17,20 @@ class Leases:
 
     def __init__(self, limiter: RequestLimiter, holder: str) -> None:
         self._limiter, self._holder = limiter, holder
-        self._waiting: deque[tuple[Demand, asyncio.Future[int]]] = deque()
+        self._waiting: deque[tuple[Demand, asyncio.Future[Lease]]] = deque()
+        self._ahead: deque[tuple[Lease, asyncio.Future[Lease]]] = deque()  # leases that may not be used yet
+        self._num_settled: Counter[int] = Counter()  # by limiter
         self._acquiring: asyncio.Task[None] | None = None
-        self._outcomes = Gathered(limiter.settle)
+        self._outcomes = Gathered(limiter.settle, LINGER_S)
         self._settled: asyncio.Future[None] | None = None
 
-    async def acquire(self, demand: Demand) -> int:
+    async def acquire(self, demand: Demand) -> Lease:
         """Waits until the request may be sent; returns its lease.
 
         Raises:
             JobStopped: as `RateLimiter.acquire`.
         """
-        granted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting.append((demand, granted))
         if self._acquiring is None or self._acquiring.done():
             self._acquiring = asyncio.get_running_loop().create_task(self._acquire_all())
@@ -40,7 +43,10 @@ class Leases:
 
     def settle(self, outcome: Outcome) -> None:
         """Gives a lease back, soon: nobody has to wait for that."""
+        self._num_settled[outcome.lease.limiter] += 1
         self._settled = self._outcomes.add([outcome])
+        while self._ahead and self._may_be_used(self._ahead[0][0]):
+            self._hand_out(*self._ahead.popleft())
 
     async def settled(self) -> None:
         """Waits until all that was given back has arrived."""
@@ -61,9 +67,18 @@ class Leases:
                         granted.set_exception(error)
                 self._waiting.clear()
                 return
-            for lease, (_, granted) in zip(leases, asking, strict=False):
-                if granted.cancelled():
-                    self.settle(Outcome(lease=lease, kind="unsent"))
-                else:
-                    granted.set_result(lease)
             self._waiting.extendleft(reversed(asking[len(leases) :]))
+            for lease, (_, granted) in zip(leases, asking, strict=False):
+                if self._may_be_used(lease):
+                    self._hand_out(lease, granted)
+                else:
+                    self._ahead.append((lease, granted))
+
+    def _may_be_used(self, lease: Lease) -> bool:
+        return lease.after <= self._num_settled[lease.limiter]
+
+    def _hand_out(self, lease: Lease, granted: asyncio.Future[Lease]) -> None:
+        if granted.cancelled():
+            self.settle(Outcome(lease=lease, kind="unsent"))
+        else:
+            granted.set_result(lease)

@@ -14,10 +14,12 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Literal, Protocol
+from dataclasses import dataclass, fields
 
 from evalgen.grading.breaker import Breaker
+from evalgen.grading.connections import Connections
+from evalgen.grading.expected_tokens import ExpectedTokens
+from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.presence import HEARTBEAT_S, Presence
 from evalgen.grading.spending import Spending
@@ -27,55 +29,9 @@ from evalgen.records import Limits
 PACE = 0.99  # of a limit that the server announces: requests do not arrive as evenly as they are sent
 log = logging.getLogger(__name__)
 
-LEARNING = 0.05  # weight of a new request in what requests are expected to take
-
 
 @dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What one request will take."""
-
-    topic: str  # key of a question in it
-    num_bytes: int  # of what is sent
-    num_questions: int = 1
-    most_usd: float = 0.0  # it can cost no more
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of a request."""
-
-    lease: int
-    # rejected: the server did not like the request; failed: the server did; unsent: nothing was asked after all
-    kind: Literal["answered", "rejected", "throttled", "failed", "abandoned", "unsent"]
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float | None = 0.0  # None: it may have been charged for, and nobody knows
-    limits: Limits = field(default_factory=Limits)  # that the server announced
-    retry_after_s: float = 0.0
-    error: str = ""
-
-
-class RequestLimiter(Protocol):
-    """What graders need of a limiter, here or in another process."""
-
-    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
-        """Waits until the first of some requests may be sent; returns leases for it and those after it that may too.
-
-        None for a holder that was silent for too long meanwhile.
-        """
-        ...
-
-    async def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Gives leases back."""
-        ...
-
-    async def still_here(self, holder: str) -> None:
-        """What `holder` has is not given to others, until it is silent for `SILENCE_S`."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Lease:
+class _Granted:
     holder: str
     demand: Demand
     num_input_tokens: float  # as estimated
@@ -96,14 +52,14 @@ class RateLimiter:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`limits` are the user's; where the server announces lower ones, those hold. None: only the server's."""
-        assert max_connections > 0, max_connections
-        self._max_connections = max_connections
+        self._connections = Connections(max_connections)
         self._limits, self._breaker, self._spending = limits or Limits(), breaker, spending
         self._clock, self._sleep = clock, sleep
         self._buckets = {it.name: TokenBucket(getattr(self._limits, it.name), clock()) for it in fields(Limits)}
-        self._expected = _Expected()
-        self._leases: dict[int, _Lease] = {}
-        self._lease_ids = itertools.count(secrets.randbits(60))  # never those of a limiter that died before this one
+        self._expected = ExpectedTokens()
+        self._leases: dict[int, _Granted] = {}
+        self._id = secrets.randbits(60)
+        self._lease_ids = itertools.count(self._id)  # never those of a limiter that died before this one
         self._presence = Presence(clock)
         self._closed_until = -math.inf  # the server said when to come back
         self._has_heard = False  # of the server
@@ -117,8 +73,8 @@ class RateLimiter:
 
     @property
     def num_in_flight(self) -> int:
-        """Leases granted and not yet returned."""
-        return len(self._leases)
+        """Requests that may be under way: leases that were not returned yet, without those that wait for others."""
+        return self._connections.num_in_use
 
     def state(self) -> LimiterState:
         spending = self._spending
@@ -136,7 +92,7 @@ class RateLimiter:
             cap_usd=None if spending is None else spending.cap_usd,
         )
 
-    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
         """As `RequestLimiter.acquire`.
 
         Raises:
@@ -145,28 +101,22 @@ class RateLimiter:
         """
         asked_at = self._clock()
         self._presence.heard(holder)
-        async with self._turn:
-            while (pause_s := self._pause_s(demands[0])) > 0:
-                await self._wait_up_to(pause_s)
-            # Nothing is awaited from here on, so a caller that is cancelled takes nothing with it.
-            if not self._presence.knows(holder):
-                return []  # it died in the queue, or is to ask again
-            leases = [self._grant(demands[0], holder)]
-            for demand in demands[1:]:
-                if self._pause_s(demand) > 0:
-                    break
-                leases.append(self._grant(demand, holder))
-            if self._spending is not None:
-                self._spending.write_down()
-            self.wait_s += self._clock() - asked_at
-            return leases
+        self._connections.queue(holder)
+        try:
+            async with self._turn:
+                while (pause_s := self._pause_s(demands[0], holder)) > 0:
+                    await self._wait_up_to(pause_s)
+                # Nothing is awaited from here on, so a caller that is cancelled takes nothing with it.
+                return self._grant_all(demands, holder, asked_at)
+        finally:
+            self._connections.leave_queue(holder)
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Leases that were reclaimed or settled before are passed over."""
         for outcome in outcomes:
-            lease = self._leases.pop(outcome.lease, None)
-            if lease is not None:
-                self._learn(lease, outcome)
+            granted = self._leases.pop(outcome.lease.id, None)
+            if granted is not None:
+                self._learn(granted, outcome)
         if self._spending is not None and not self._leases:
             self._spending.write_down()  # else a job that has ended would seem to have requests in flight
         self._changed.set()
@@ -174,7 +124,7 @@ class RateLimiter:
     async def still_here(self, holder: str) -> None:
         self._presence.heard(holder)
 
-    def _pause_s(self, demand: Demand) -> float:
+    def _pause_s(self, demand: Demand, holder: str) -> float:
         """0 if a request may go now, else the longest wait after which to look again."""
         now = self._clock()
         self._reclaim()
@@ -188,7 +138,7 @@ class RateLimiter:
         if not self._has_heard and self._leases:
             pauses.append(math.inf)  # one request, until the server has said what its limits are
         is_affordable = self._spending is None or self._spending.fits(demand.most_usd)
-        if len(self._leases) >= self._max_connections or not is_affordable:
+        if not self._connections.has_room_for(holder) or not is_affordable:
             pauses.append(math.inf)  # until something in flight is settled
         return max(pauses)
 
@@ -197,46 +147,61 @@ class RateLimiter:
         expected = self._expected
         return 1.0, demand.num_bytes * expected.tokens_of_byte, demand.num_questions * expected.tokens_of_answer
 
-    def _grant(self, demand: Demand, holder: str) -> int:
-        lease = next(self._lease_ids)
+    def _grant_all(self, demands: Sequence[Demand], holder: str, asked_at: float) -> list[Lease]:
+        """The first, whose turn it is, and those after it that need not wait either."""
+        if not self._presence.knows(holder):
+            return []  # it died in the queue, or is to ask again
+        leases = [self._grant(demands[0], holder)]
+        for demand in demands[1:]:
+            if self._pause_s(demand, holder) > 0:
+                break
+            leases.append(self._grant(demand, holder))
+        if self._spending is not None:
+            self._spending.write_down()
+        self.wait_s += self._clock() - asked_at
+        return leases
+
+    def _grant(self, demand: Demand, holder: str) -> Lease:
+        lease = Lease(id=next(self._lease_ids), limiter=self._id, after=self._connections.take(holder))
         takes = self._takes(demand)
         for bucket, amount in zip(self._buckets.values(), takes, strict=True):
             bucket.take(amount)
-        self._leases[lease] = _Lease(
+        self._leases[lease.id] = _Granted(
             holder=holder, demand=demand, num_input_tokens=takes[1], num_output_tokens=takes[2]
         )
         if self._breaker is not None:
-            self._breaker.sent(lease)
+            self._breaker.sent(lease.id)
         if self._spending is not None:
-            self._spending.reserve(lease, demand.most_usd)
+            self._spending.reserve(lease.id, demand.most_usd)
         self.num_granted += 1
         return lease
 
-    def _learn(self, lease: _Lease, outcome: Outcome) -> None:
+    def _learn(self, granted: _Granted, outcome: Outcome) -> None:
         """From what became of a request: what others will take, how fast they may go, whether the server is well."""
         now = self._clock()
+        self._connections.settle(granted.holder)
         self._has_heard = True
         self._count(outcome)
         self._follow(outcome.limits, now)
         if self._spending is not None:
-            self._spending.settle(outcome.lease, outcome.cost_usd)
+            self._spending.settle(outcome.lease.id, outcome.cost_usd)
         if outcome.kind == "throttled":
             self.num_throttled += 1
             self._closed_until = max(self._closed_until, now + outcome.retry_after_s)
             for bucket in self._buckets.values():
                 bucket.drain()
         if outcome.kind == "answered" and outcome.input_tokens:
-            self._buckets["input_tokens"].take(outcome.input_tokens - lease.num_input_tokens)
-            self._buckets["output_tokens"].take(outcome.output_tokens - lease.num_output_tokens)
-            self._expected.learn(lease.demand, outcome)
+            self._buckets["input_tokens"].take(outcome.input_tokens - granted.num_input_tokens)
+            self._buckets["output_tokens"].take(outcome.output_tokens - granted.num_output_tokens)
+            self._expected.learn(granted.demand, outcome)
         if self._breaker is None:
             return
         if outcome.kind in ("unsent", "abandoned"):  # which says nothing of the server
-            self._breaker.unsent(outcome.lease)
+            self._breaker.unsent(outcome.lease.id)
         elif outcome.kind == "failed":
-            self._breaker.failed(outcome.lease, lease.demand.topic, outcome.error, now)
+            self._breaker.failed(outcome.lease.id, granted.demand.topic, outcome.error, now, is_down=outcome.is_down)
         elif outcome.kind == "throttled":
-            self._breaker.refused(outcome.lease, lease.demand.topic, outcome.error, now)
+            self._breaker.refused(outcome.lease.id, granted.demand.topic, outcome.error, now)
         else:
             self._breaker.answered()
 
@@ -269,10 +234,11 @@ class RateLimiter:
     def _reclaim(self) -> None:
         """What dead processes held. Their requests may have been answered, and paid for."""
         for holder in self._presence.leave():
-            held = [lease for lease, it in self._leases.items() if it.holder == holder]
+            held = [lease_id for lease_id, granted in self._leases.items() if granted.holder == holder]
             self.num_reclaimed += len(held)
-            for lease in held:
-                self._learn(self._leases.pop(lease), Outcome(lease=lease, kind="abandoned", cost_usd=None))
+            for lease_id in held:
+                lease = Lease(id=lease_id, limiter=self._id)
+                self._learn(self._leases.pop(lease_id), Outcome(lease=lease, kind="abandoned", cost_usd=None))
 
     async def _wait_up_to(self, pause_s: float) -> None:
         """Returns after `pause_s`, or as soon as something has changed."""
@@ -284,17 +250,3 @@ class RateLimiter:
         finally:
             for wait in waits:
                 wait.cancel()
-
-
-class _Expected:
-    """What requests take, learned from those that were answered."""
-
-    def __init__(self) -> None:
-        self.tokens_of_byte = 0.3
-        self.tokens_of_answer = 100.0
-
-    def learn(self, demand: Demand, outcome: Outcome) -> None:
-        of_byte = outcome.input_tokens / max(1, demand.num_bytes)
-        of_answer = outcome.output_tokens / demand.num_questions
-        self.tokens_of_byte += LEARNING * (of_byte - self.tokens_of_byte)
-        self.tokens_of_answer += LEARNING * (of_answer - self.tokens_of_answer)

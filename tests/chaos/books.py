@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -35,6 +35,7 @@ class Stats:
     refused_by_s: Mapping[int, int]
     num_in_flight: int
     max_in_flight: int
+    in_flight_by_s: Mapping[int, float]  # on average in that second; not exact where nothing came or went in one
     num_questions: int  # distinct
     times_asked: Mapping[int, int]  # how many distinct questions were asked so many times
     times_answered: Mapping[int, int]
@@ -72,18 +73,26 @@ class Books:
         self._answered: Counter[bytes] = Counter()
         self._tokens: Counter[str] = Counter()
         self._num_in_flight = self._max_in_flight = 0
+        self._in_flight: defaultdict[int, float] = defaultdict(float)  # by second, times how long
+        self._changed_at = self._started_at
         self.billed_usd = 0.0
 
     def arrive(self) -> None:
         """A message request is here."""
         self.tick("arrivals")
-        self._num_in_flight += 1
+        self._change_in_flight(1)
         self._max_in_flight = max(self._max_in_flight, self._num_in_flight)
 
     def leave(self, status: int) -> None:
         """It is answered, or its connection is gone (`status` 0)."""
-        self._num_in_flight -= 1
+        self._change_in_flight(-1)
         self.by_status[status] += 1
+
+    def _change_in_flight(self, by: int) -> None:
+        now = self.clock()
+        self._in_flight[int(now - self._started_at)] += self._num_in_flight * (now - self._changed_at)
+        self._changed_at = now
+        self._num_in_flight += by
 
     def tick(self, what: str) -> None:
         self._by_second[what][int(self.clock() - self._started_at)] += 1
@@ -123,6 +132,7 @@ class Books:
             **{f"{what}_by_s": counts for what, counts in self._by_second.items()},
             num_in_flight=self._num_in_flight,
             max_in_flight=self._max_in_flight,
+            in_flight_by_s=self._in_flight,
             num_questions=len(self._asked),
             times_asked=Counter(self._asked.values()),
             times_answered=Counter(self._answered[digest] for digest in self._asked),

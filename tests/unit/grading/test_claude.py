@@ -14,8 +14,9 @@ import pytest
 
 from evalgen.grading import claude
 from evalgen.grading.claude import ClaudeGrader
+from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.question_text import REPLY_SCHEMA
-from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.rate_limiter import RateLimiter
 from tests import messages_api
 from tests.claude_calls import grade, grade_all, question, sdk_pointed_at_messages_api, unlimited
 from tests.messages_api import Json, MessagesApi
@@ -104,9 +105,9 @@ def test_time_in_the_limiters_queue_is_no_part_of_the_retry_budget(
     now = [0.0]
 
     class LongQueue:
-        async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
+        async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
             now[0] += 1000
-            return [1]
+            return [Lease(id=1, limiter=1)]
 
         async def settle(self, outcomes: Sequence[Outcome]) -> None:
             pass

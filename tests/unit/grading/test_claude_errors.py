@@ -10,6 +10,7 @@ import pytest
 from tenacity import wait_fixed
 
 from evalgen.errors import GraderUnavailable
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.rate_limiter import RateLimiter
 from tests import messages_api
@@ -86,16 +87,35 @@ def test_the_default_backoff_is_jittered_and_outlasts_a_bad_quarter_of_an_hour(a
     assert len(set(sleep.seconds)) == len(sleep.seconds)
 
 
-@pytest.mark.parametrize("retry_after, expected_calls", [(None, 3), (4, 3)])
-def test_a_spent_retry_budget_leaves_the_question_ungraded(
-    api: MessagesApi, retry_after: float | None, expected_calls: int
+@pytest.mark.parametrize("retry_after", [None, 4])
+def test_a_retry_budget_is_spent_to_the_end_and_leaves_the_question_ungraded(
+    api: MessagesApi, retry_after: float | None
 ) -> None:
     """What the server asks for is not taken from it. The limiter waits for that in earnest."""
     api.script(*[messages_api.rate_limited(retry_after)] * 10)
-    verdict = grade(retry_budget_s=3.5, backoff=wait_fixed(1.25), sleep=RecordedSleep())
+    sleep = RecordedSleep()
+    verdict = grade(retry_budget_s=3.5, backoff=wait_fixed(1.25), sleep=sleep)
+    assert sum(sleep.seconds) - 3 * (retry_after or 0) == pytest.approx(3.5, abs=0.5), "less what the requests took"
     assert verdict.kind == "ungraded" and verdict.error is not None
     assert "HTTP 429 rate_limit_error" in verdict.error and "req_scripted" in verdict.error
-    assert verdict.api_calls == api.calls == expected_calls
+    assert verdict.api_calls == api.calls == 4
+
+
+@pytest.mark.parametrize(
+    "reply, is_down", [(messages_api.overloaded(), True), (messages_api.server_error(), False)], ids=["529", "500"]
+)
+def test_the_last_question_of_a_job_is_not_given_up_where_the_server_is_to_blame(
+    api: MessagesApi, reply: Reply, is_down: bool
+) -> None:
+    """That stops the job, which can be resumed. What the question itself may have caused leaves it ungraded."""
+    api.script(*[reply] * 10)
+    limiter = RateLimiter(max_connections=1, breaker=Breaker(outage_budget_s=0))
+    patience = {"retry_budget_s": 3.5, "backoff": wait_fixed(1.25), "sleep": RecordedSleep()}
+    if is_down:
+        with pytest.raises(GraderUnavailable, match="HTTP 529"):
+            grade(limiter=limiter, **patience)
+    else:
+        assert grade(limiter=limiter, **patience).kind == "ungraded"
 
 
 UNUSABLE = {
@@ -128,7 +148,7 @@ def test_what_is_no_message_at_all_is_waited_out_like_a_failing_server(api: Mess
     assert (patient.kind, patient.api_calls) == ("equivalent", 6)
     api.script(*[reply] * 5)
     impatient = grade(retry_budget_s=10, backoff=wait_fixed(4), sleep=RecordedSleep())
-    assert (impatient.kind, impatient.api_calls) == ("ungraded", 3)
+    assert (impatient.kind, impatient.api_calls) == ("ungraded", 4)
     assert impatient.error == "the response is not a message of the Messages API"
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
 from evalgen.errors import GraderUnavailable
 from evalgen.grading.leases import Leases
-from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.limiter_records import Demand, Lease, Outcome
+from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.records import Limits
-from tests.virtual_time import now, run_in_virtual_time, until_all_wait
+from tests.virtual_time import now, run_in_virtual_time
 
 DEMAND = Demand(topic="", num_bytes=1)
 
@@ -21,7 +24,7 @@ class Counting(RateLimiter):
 
     num_calls = 0
 
-    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
         self.num_calls += 1
         await asyncio.sleep(0.0015)
         return await super().acquire(demands, holder)
@@ -65,7 +68,7 @@ def test_an_error_of_the_limiter_reaches_every_waiter_and_the_next_one_asks_anew
     class Broken(RateLimiter):
         is_broken = True
 
-        async def acquire(self, demands: Sequence[Demand], holder: str) -> list[int]:
+        async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
             if self.is_broken:
                 raise GraderUnavailable("away")
             return await super().acquire(demands, holder)
@@ -88,8 +91,123 @@ def test_what_is_given_back_arrives_without_anybody_waiting_for_it() -> None:
         held = [await leases.acquire(DEMAND) for _ in range(5)]
         for lease in held:
             leases.settle(Outcome(lease=lease, kind="answered"))
-        await until_all_wait()
+        await asyncio.sleep(0.1)
         assert gate.num_in_flight == 0
+
+    run_in_virtual_time(scenario())
+
+
+class Distant(RateLimiter):
+    """Each way to it and back takes a while."""
+
+    WAY_S = 0.04
+
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
+        await asyncio.sleep(self.WAY_S)
+        leases = await super().acquire(demands, holder)
+        await asyncio.sleep(self.WAY_S)
+        return leases
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        await asyncio.sleep(self.WAY_S)
+        await super().settle(outcomes)
+        await asyncio.sleep(self.WAY_S)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 8])
+def test_connections_are_in_use_while_there_are_questions_though_the_limiter_is_far_and_never_too_many(
+    num_processes: int,
+) -> None:
+    """A judge that takes a second on average, and a tenth of that to the limiter and back."""
+
+    async def scenario() -> None:
+        most, num_sent, num_answered, num_in_use = 200, 0, 0, 0
+        gate, chance = Distant(max_connections=most, clock=now), random.Random(0)
+
+        async def ask(leases: Leases) -> None:
+            nonlocal num_sent, num_answered, num_in_use
+            while True:
+                lease = await leases.acquire(DEMAND)
+                num_sent += 1
+                num_in_use = max(num_in_use, num_sent - num_answered)
+                await asyncio.sleep(chance.lognormvariate(-0.125, 0.5))
+                num_answered += 1
+                leases.settle(Outcome(lease=lease, kind="answered"))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(ask(leases))
+                for leases in (Leases(gate, str(number)) for number in range(num_processes))
+                for _ in range(2 * most)
+            ]
+            await asyncio.sleep(10)  # until the processes have their shares
+            before, begun_at = num_answered, now()
+            await asyncio.sleep(30)
+            rate = (num_answered - before) / (now() - begun_at)
+            for task in tasks:
+                task.cancel()
+        assert rate >= 0.97 * most and num_in_use == most
+
+    run_in_virtual_time(scenario())
+
+
+def test_no_process_keeps_most_connections_from_another_whoever_came_first() -> None:
+    async def scenario() -> None:
+        gate, answered = Distant(max_connections=100, clock=now), Counter[str]()
+
+        async def ask(leases: Leases, name: str) -> None:
+            while True:
+                lease = await leases.acquire(DEMAND)
+                await asyncio.sleep(1)
+                answered[name] += 1
+                leases.settle(Outcome(lease=lease, kind="answered"))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = []
+            for name in ("first", "second"):
+                leases = Leases(gate, name)
+                tasks += [group.create_task(ask(leases, name)) for _ in range(200)]
+                await asyncio.sleep(10)
+            answered.clear()
+            await asyncio.sleep(10)
+            for task in tasks:
+                task.cancel()
+        assert 0.3 * answered.total() <= answered["second"] <= 0.7 * answered.total()
+
+    run_in_virtual_time(scenario())
+
+
+class Mortal:
+    """A limiter whose process may die; `now_lives` answers from then on."""
+
+    def __init__(self) -> None:
+        self.now_lives = RateLimiter(max_connections=4, clock=now)
+
+    async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
+        return await self.now_lives.acquire(demands, holder)
+
+    async def settle(self, outcomes: Sequence[Outcome]) -> None:
+        await self.now_lives.settle(outcomes)
+
+    async def still_here(self, holder: str) -> None:
+        await self.now_lives.still_here(holder)
+
+
+def test_a_limiter_that_begins_anew_keeps_to_the_number_of_connections() -> None:
+    """It has not seen what the process settled before."""
+
+    async def scenario() -> None:
+        gate = Mortal()
+        leases = Leases(gate, "p")
+        for _ in range(100):
+            leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
+        gate.now_lives = RateLimiter(max_connections=4, clock=now)
+        leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
+        tasks = [asyncio.create_task(leases.acquire(DEMAND)) for _ in range(10)]
+        await asyncio.sleep(1)
+        assert sum(task.done() for task in tasks) == 4
+        for task in tasks:
+            task.cancel()
 
     run_in_virtual_time(scenario())
 

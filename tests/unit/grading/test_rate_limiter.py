@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from evalgen.errors import GraderUnavailable
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.leases import Leases
+from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.presence import SILENCE_S
-from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.server_limits import announced_limits
 from evalgen.grading.token_bucket import HELD_S
 from evalgen.records import Limits
@@ -33,7 +34,7 @@ def demand(topic: str = "", num_bytes: int = 1000) -> Demand:
     return Demand(topic=topic, num_bytes=num_bytes)
 
 
-def answered(lease: int, input_tokens: int = 300, output_tokens: int = 100, **more: object) -> Outcome:
+def answered(lease: Lease, input_tokens: int = 300, output_tokens: int = 100, **more: object) -> Outcome:
     base = Outcome(lease=lease, kind="answered", input_tokens=input_tokens, output_tokens=output_tokens)
     return replace(base, **more)  # type: ignore[arg-type]
 
@@ -44,7 +45,7 @@ async def heard(gate: RateLimiter) -> None:
     await gate.settle([answered(lease)])
 
 
-async def one(gate: RateLimiter, holder: str = HOLDER) -> int:
+async def one(gate: RateLimiter, holder: str = HOLDER) -> Lease:
     while not (leases := await gate.acquire([demand()], holder)):
         pass  # it was silent for too long, and asks again
     return leases[0]
@@ -113,13 +114,13 @@ def test_a_call_for_many_gets_what_may_go_now_and_waits_for_the_first_alone() ->
     async def scenario() -> None:
         gate = limiter(max_connections=3)
         await heard(gate)
-        leases = await gate.acquire([demand()] * 5, HOLDER)
-        assert len(leases) == 3 == gate.num_in_flight
+        leases = await gate.acquire([demand()] * 6, HOLDER)
+        assert [lease.after for lease in leases] == [0, 0, 0, 2, 3] and gate.num_in_flight == 3
         waiting = asyncio.create_task(gate.acquire([demand()] * 2, HOLDER))
         await until_all_wait()
         assert not waiting.done()
         await gate.settle([answered(leases[0])])
-        assert len(await waiting) == 1
+        assert [lease.after for lease in await waiting] == [4]
         assert gate.num_in_flight == 3
 
     run_in_virtual_time(scenario())
@@ -130,7 +131,7 @@ def test_settling_twice_frees_one_connection() -> None:
         gate = limiter(max_connections=2)
         await heard(gate)
         first, _ = await gate.acquire([demand()] * 2, HOLDER)
-        await gate.settle([answered(first), answered(first), answered(999)])
+        await gate.settle([answered(first), answered(first), answered(Lease(id=999, limiter=0))])
         assert gate.num_in_flight == 1
 
     run_in_virtual_time(scenario())
@@ -304,6 +305,17 @@ def test_a_question_that_fails_by_itself_is_no_outage() -> None:
     run_in_virtual_time(scenario())
 
 
+def test_a_server_that_is_down_is_an_outage_though_one_question_is_left() -> None:
+    async def scenario() -> None:
+        gate, started_at = limiter(breaker=Breaker(900)), now()
+        with pytest.raises(GraderUnavailable, match="15 minutes"):
+            while True:
+                await gate.settle([Outcome(lease=await one(gate), kind="failed", error="HTTP 529", is_down=True)])
+        assert now() - started_at == pytest.approx(900, abs=20)
+
+    run_in_virtual_time(scenario())
+
+
 class StrictServer:
     """Enforces limits to the request, without a burst; counts what it allowed and what it refused."""
 
@@ -319,7 +331,7 @@ class StrictServer:
         self.limits = server.Limits(**per_minute, **server.STRICT)  # type: ignore[arg-type]
         self._enforced.change(self.limits)
 
-    async def serve(self, lease: int, input_tokens: int) -> Outcome:
+    async def serve(self, lease: Lease, input_tokens: int) -> Outcome:
         await asyncio.sleep(self._random.uniform(0.01, 0.03))  # on the way
         refusal = self._enforced.admit(input_tokens)
         announced = announced_limits(self._enforced.headers())

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from evalgen.errors import GradingBudgetSpent
 from evalgen.grading import spending as module
-from evalgen.grading.rate_limiter import Demand, Outcome, RateLimiter
+from evalgen.grading.limiter_records import Demand, Outcome
+from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.spending import Spending
 from evalgen.records import Answer, Verdict
 from evalgen.verdict_store import VerdictStore, spent_usd
