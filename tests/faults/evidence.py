@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from evalgen.dataset_files import LEFT_OUT_FILE
 from evalgen.journal import read_journal
 from tests.faults.recording import Draw, Event, Record
 from tests.messages_api import MessagesApi
 from tests.ray.jobs import Experiment
 
-LOGPROB_TOLERANCE = 1e-4  # the last bits of a log-probability depend on the shape of the batch
+LOGPROB_TOLERANCE = 1e-4  # nats: the last bits of a log-probability depend on the shape of the batch
+PROBABILITY_TOLERANCE = 2 * LOGPROB_TOLERANCE  # relative: of a probability, and of one as a share of others
+LOGPROBS = ("logprob", "logprob_sampling", "token_logprobs")
+# What is computed from them, and from nothing else that may differ.
+PROBABILITIES = (
+    *("weight", "covered_mass"),
+    *("seen_mass", "equivalent_mass", "seen_mass_sampling", "equivalent_mass_sampling"),
+)
+JSON_FILES = ("non_equivalent_completions.json", LEFT_OUT_FILE, "missing.json")
 Asked = tuple[str, str]  # prompt and completion
 
 
@@ -87,31 +97,51 @@ def questions(api: MessagesApi) -> list[Asked]:
 
 
 def difference(one: Path, other: Path) -> str:
-    """Where the datasets of two experiments first differ in content; "": nowhere."""
-    return next(_differences(_content(one), _content(other), ""), "")
+    """Where the datasets of two experiments first differ; "": nowhere.
+
+    Everything in every file of rows, rejects, prompts and left out is compared, and the names of all files. Log-probs,
+    and what is computed from them, may differ by rounding; nothing else may.
+    """
+    return next(_differences(_content(one), _content(other), "", operator.eq), "")
 
 
 def _content(path: Path) -> dict[str, Any]:
     experiment = Experiment(path)
+    return {name: _content_of_dataset(experiment, name) for name in experiment.dataset_names}
+
+
+def _content_of_dataset(experiment: Experiment, name: str) -> dict[str, Any]:
+    directory = experiment.path / "sampled_eval_datasets" / name
+    files = sorted(file.relative_to(directory).as_posix() for file in directory.rglob("*"))
     return {
-        name: {
-            "rows": experiment.dataset(name).to_list(),
-            "non_equivalent": experiment.rejects(name),
-            "files": sorted(file.name for file in (path / "sampled_eval_datasets" / name).iterdir()),
-        }
-        for name in experiment.dataset_names
+        "files": files,
+        "rows": experiment.dataset(name).to_list(),
+        **{file: pq.read_table(directory / file).to_pylist() for file in files if file.endswith(".parquet")},
+        **{file: experiment.rejects(name, file) for file in files if file in JSON_FILES},
     }
 
 
-def _differences(one: Any, other: Any, where: str) -> Iterator[str]:
+def _differences(one: Any, other: Any, where: str, is_same: Callable[[Any, Any], bool]) -> Iterator[str]:
+    """`is_same` is for what is neither a mapping nor a list; where a name says so, for all that is under it another."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key in one:
-            yield from _differences(one[key], other[key], f"{where}/{key}")
+            yield from _differences(one[key], other[key], f"{where}/{key}", ROUNDED.get(key, is_same))
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for index, pair in enumerate(zip(one, other, strict=True)):
-            yield from _differences(*pair, f"{where}/{index}")
-    elif isinstance(one, float) and isinstance(other, float):
-        if not math.isclose(one, other, abs_tol=LOGPROB_TOLERANCE):
-            yield f"{where}: {one} and {other}"
-    elif one != other:
+            yield from _differences(*pair, f"{where}/{index}", is_same)
+    elif type(one) is not type(other) or isinstance(one, dict | list) or not is_same(one, other):
         yield f"{where}: {str(one)[:80]} and {str(other)[:80]}"
+
+
+def _is_same_logprob(one: float | None, other: float | None) -> bool:
+    """Both are numbers, or neither is."""
+    return one == other or math.isclose(one or 0.0, other or 0.0, rel_tol=0, abs_tol=LOGPROB_TOLERANCE)
+
+
+def _is_same_probability(one: float | None, other: float | None) -> bool:
+    """Likewise."""
+    return one == other or math.isclose(one or 0.0, other or 0.0, rel_tol=PROBABILITY_TOLERANCE)
+
+
+# By column; for all that is under it.
+ROUNDED = dict.fromkeys(LOGPROBS, _is_same_logprob) | dict.fromkeys(PROBABILITIES, _is_same_probability)

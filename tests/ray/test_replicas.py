@@ -19,8 +19,8 @@ NUM_DRAWS = 200
 
 @pytest.mark.parametrize(
     ("num_replicas", "max_draws"),
-    [(1, 3 * NUM_DRAWS), (3, 37)],
-    ids=["1 replica, some prompts a unit", "3 replicas, some draws of a prompt a unit"],
+    [(1, 3 * NUM_DRAWS), (4, 37)],  # `test_job` has two replicas
+    ids=["1 replica, some prompts a unit", "4 replicas, some draws of a prompt a unit"],
 )
 def test_the_dataset_does_not_depend_on_replicas_or_on_the_size_and_order_of_units(
     num_replicas: int,
