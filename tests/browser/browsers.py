@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from PIL import Image
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
@@ -17,6 +18,8 @@ from selenium.webdriver.chrome.service import Service
 FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync --hide-scrollbars --force-device-scale-factor=1""".split()
 BINARIES = ("chromium", "chromium-browser", "google-chrome")
+LEGIBLE = 64  # shades of grey of 256, between text and what is behind it
+LEAST_INK = 0.005  # of a page, as a share of its pixels
 NO_CHROMIUM = "needs chromium and chromedriver (Debian: chromium, chromium-driver)"
 
 
@@ -71,6 +74,15 @@ def screenshot(driver: Chrome, path: Path, whole: bool = True) -> None:
         size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
         arguments["clip"] = {**size, "x": 0, "y": 0, "scale": 1}
     path.write_bytes(base64.b64decode(driver.execute_cdp_cmd("Page.captureScreenshot", arguments)["data"]))
+
+
+def is_blank(picture: Path) -> bool:
+    """Whether there is nothing to read in a screenshot: no text is as pale as that, and no page has as little of it."""
+    with Image.open(picture) as image:
+        grey = image.convert("L")
+        ground = max(grey.getcolors(), key=lambda found: found[0])[1]
+        legible = sum(count for count, shade in grey.getcolors() if abs(shade - ground) > LEGIBLE)
+        return legible < LEAST_INK * grey.width * grey.height
 
 
 def _binary() -> str | None:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.browser.browsers import console, open_page, requests
-from tests.browser.conftest import Reported
+from tests.browser.browsers import console, is_blank, is_installed, open_page, requests, screenshot
+from tests.browser.conftest import Reported, no_browser
 from tests.browser.experiment_files import HOSTILE, figures_of
 
 PAGES = ("sweep", "odd", "stopped", "comparison")
@@ -342,7 +343,7 @@ def test_hostile_completions_do_not_run_and_stay_text(browser: Chrome, odd: Repo
 @pytest.mark.parametrize("width", [375, 1280])
 @pytest.mark.parametrize("name", PAGES)
 def test_nothing_is_wider_than_the_window(
-    browser: Chrome, request: pytest.FixtureRequest, name: str, width: int
+    browser: Chrome, request: pytest.FixtureRequest, name: str, width: int, tmp_path: Path
 ) -> None:
     open_page(browser, page_of(name, request), width=width)
     browser.execute_script(OPEN_ALL)
@@ -353,6 +354,32 @@ def test_nothing_is_wider_than_the_window(
         " && !it.closest('.sr, .skip, thead, nav, .text, .more dd, svg')).map((it) => it.outerHTML.slice(0, 200))"
     )
     assert outside == []
+    picture = tmp_path / f"{name}_{width}.png"
+    screenshot(browser, picture, whole=False)
+    with Image.open(picture) as image:
+        assert image.width == width
+    assert not is_blank(picture)
+
+
+@pytest.mark.parametrize(
+    "page", ["", "<p style='color: #fffffe'>Not whole", "<p>.", "<body style='background: black'>"]
+)
+def test_a_page_with_nothing_to_see_is_told_from_a_report(browser: Chrome, page: str, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(f"<!doctype html>{page}", encoding="utf-8")
+    open_page(browser, tmp_path / "page.html")
+    screenshot(browser, tmp_path / "page.png", whole=False)
+    assert is_blank(tmp_path / "page.png")
+
+
+def test_without_a_browser_nothing_passes_unseen_where_ci_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert not is_installed()
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="needs chromium"):
+        no_browser()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="needs chromium"):
+        no_browser()
 
 
 def test_the_page_says_what_is_not_there(browser: Chrome, odd: Reported, stopped: Reported) -> None:

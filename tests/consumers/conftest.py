@@ -65,6 +65,21 @@ def sampled(mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Sampl
     return Sampled(directory=experiment.path / "sampled_eval_datasets" / name, inner_run=inner_run)
 
 
+@pytest.fixture(scope="session")
+def nested(mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Sampled:
+    """One with all that makes a dataset hard to read and to weigh: rows that were encoded again, and so have no
+    logprob, rows that begin with each other, rejects, and what was left out.
+    """
+    from tests.unit.sampled_experiment import sampled_experiment
+
+    experiment = sampled_experiment(mayors_run, tmp_path_factory.mktemp("nested"))
+    (directory,) = experiment.datasets.iterdir()
+    (inner_run,) = (mayors_run / "all_docs_runs").iterdir()
+    found = Sampled(directory=directory, inner_run=inner_run)
+    assert None in found.rows["logprob"] and any(found.rows["is_prefix_of"])
+    return found
+
+
 def _load(path: Path) -> Dataset:
     dataset = load_from_disk(str(path))
     assert isinstance(dataset, Dataset)

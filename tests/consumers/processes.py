@@ -19,14 +19,16 @@ def run_program(environment: str, name: str, *arguments: object, home: Path) -> 
     run([python_of(environment), PROGRAMS / f"{name}.py", *arguments], home=home)
 
 
-def run(command: list[object], *, home: Path) -> None:
+def run(command: list[object], *, home: Path, inside: Path | None = None) -> str:
+    """What the command printed. `inside` is its working directory; None: its home."""
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home / "huggingface"), "OMP_NUM_THREADS": str(NUM_THREADS)}
     done = subprocess.run(
         [str(part) for part in command],
         env=os.environ | offline,
-        cwd=home,
+        cwd=inside or home,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     assert done.returncode == 0, f"{command[:2]} ended with {done.returncode}: ...{done.stdout[-LAST_WORDS:]}"
+    return done.stdout
