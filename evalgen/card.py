@@ -74,6 +74,7 @@ def dataset_card(
         provenance=provenance,
         facts=facts,
         settings=plan.settings,
+        source=plan.checkpoint.source,
         enumerates=plan.settings.enumerates,
         one_row_per_draw=plan.settings.do_sample and not plan.settings.deduplicate,
         sources=sorted({query.source_dataset for query in plan.queries} - {""}),

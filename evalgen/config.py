@@ -51,7 +51,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data_model_path: str | None = Field(
-        None, description="fine-tuning run directory, inner run, plain checkpoint directory, or hub id"
+        None,
+        description="fine-tuning run directory, inner run, plain checkpoint directory, or hub id, with @ and a branch "
+        "or commit if need be",
     )
     checkpoint_patterns: tuple[str, ...] = Field(
         ("checkpoint_final",), min_length=1, description="globs against the run's checkpoint names"

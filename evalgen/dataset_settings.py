@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from evalgen.config import RunConfig
+from evalgen.model_source import ModelSource
 
 
 def run_configs(config: Mapping[str, Any]) -> list[RunConfig]:
@@ -40,7 +41,7 @@ def settings_of_dataset(figures: Mapping[str, Any], runs: Sequence[RunConfig]) -
 
 def _is_checkpoint(run: RunConfig, label: str, checkpoint: str) -> bool:
     """It is a checkpoint that was given by itself, or by its hub id: this ends in what the figures call it."""
-    path = Path(run.data_model_path or "")
+    path = Path(ModelSource.of(run.data_model_path or "").name)
     return (path.resolve().parent.name, path.name) == (label, checkpoint)
 
 

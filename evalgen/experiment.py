@@ -9,7 +9,7 @@ import secrets
 import shutil
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from evalgen.config import JobConfig
 from evalgen.dataset_files import CALIBRATION_FILE, LEFT_OUT_FILE, PARTIAL, PROMPTS_FILE, REJECTS_FILE
 from evalgen.errors import ConfigError
-from evalgen.files import JsonListWriter, whole_directory, write_json
+from evalgen.files import JsonListWriter, sync, whole_directory, write_json, write_text
 from evalgen.parquet_rows import ParquetRowsWriter
 from evalgen.resume import CONFIG_FILE, PLAN_FILE, check_same_prompts, plan_record, with_graders
 
@@ -59,7 +59,8 @@ class Experiment:
         """A block in which this job and no other works in the directory.
 
         Writes `config.json`, from which the job can be run again, and `plan.json`, by which a resumed one is checked,
-        with the graders as their files have them now.
+        with the graders as their files have them now. Until `write_summary` the directory is marked as unfinished: its
+        datasets and figures may be those of an earlier part of the job, which had other settings.
 
         Raises:
             ConfigError: another job works there.
@@ -69,7 +70,8 @@ class Experiment:
             plan_file, plan = self.directory / PLAN_FILE, plan_record(plans)
             if plan_file.exists():
                 check_same_prompts(json.loads(plan_file.read_text(encoding="utf-8")), plan, str(self.directory))
-            write_json(self.directory / CONFIG_FILE, config.resolved())
+            write_text(self.unfinished_mark, "")  # first, or a kill might leave new settings beside old datasets
+            write_json(self.directory / CONFIG_FILE, _with_commits(config, plans))
             write_json(plan_file, with_graders(plan, plans))
             for directory in (self.datasets, self.samples, self.verdicts):
                 directory.mkdir(exist_ok=True)
@@ -112,6 +114,11 @@ class Experiment:
         return self.directory / "samples"
 
     @property
+    def unfinished_mark(self) -> Path:
+        """A file that is there from when a job begins until its figures are written."""
+        return self.directory / "unfinished"
+
+    @property
     def unsampled_units(self) -> Path:
         """What the job has to sample, while it does."""
         return self.directory / "unsampled_units.jsonl"
@@ -123,6 +130,11 @@ class Experiment:
     @property
     def datasets(self) -> Path:
         return self.directory / "sampled_eval_datasets"
+
+    @property
+    def earlier_datasets(self) -> Path:
+        """Whole datasets of an earlier part of the job that have a partial one in their place now."""
+        return self.directory / "earlier_datasets"
 
     def earlier_verdicts(self) -> list[Path]:
         """The verdict files of the other experiments in the output directory, journals of stopped ones included."""
@@ -139,6 +151,7 @@ class Experiment:
         """Writes one dataset, whole or not at all, in place of an older one of its name; `parts` are its rows in order.
 
         With `missing` prompts, the content of `missing.json`, it is named `.partial`: nobody is to take it for whole.
+        An older one that is whole goes to `earlier_datasets` then: who selects by name must not get both.
         `then` writes what else belongs into its directory, in which by then everything of `parts` is.
         """
         partial = self.datasets / f"{name}{PARTIAL}"
@@ -151,8 +164,18 @@ class Experiment:
                 if calibration.is_file():  # of the dataset whose place this one takes: it may have cost money
                     shutil.copyfile(calibration, directory / CALIBRATION_FILE)
             then(directory)
+        earlier = self.earlier_datasets / name
         if not missing:
-            shutil.rmtree(partial, ignore_errors=True)  # from an earlier part of the job
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(earlier, ignore_errors=True)
+            with suppress(OSError):  # others are in it, or it is not there
+                self.earlier_datasets.rmdir()
+        elif (self.datasets / name).exists():
+            shutil.rmtree(earlier, ignore_errors=True)
+            self.earlier_datasets.mkdir(exist_ok=True)
+            (self.datasets / name).rename(earlier)
+            for directory in (self.datasets, self.earlier_datasets, self.directory):
+                sync(directory)
         return path
 
     def write_summary(self, config: JobConfig, summary: dict[str, Any]) -> None:
@@ -168,9 +191,21 @@ class Experiment:
                 "log_dict": summary,
             },
         )
+        self.unfinished_mark.unlink(missing_ok=True)
 
     def _write_json(self, name: str, content: Any) -> None:
         write_json(self.directory / name, content)
+
+
+def _with_commits(config: JobConfig, plans: Sequence[DatasetPlan]) -> dict[str, Any]:
+    """The job as JSON values, each hub id with the commit of its plans: so it is resumed, run again and verified."""
+    commits = {plan.settings.data_model_path: plan.checkpoint.path for plan in plans if plan.checkpoint.source.commit}
+    resolved = config.resolved()
+    for settings in (resolved, *resolved["runs"]):
+        path = settings.get("data_model_path")
+        if path in commits:
+            settings["data_model_path"] = commits[path]
+    return resolved
 
 
 def _write_parts(directory: Path, parts: Iterable[AssembledDataset]) -> None:

@@ -78,7 +78,7 @@ def write_datasets(
             then=partial(_write_card, plan, tally, costs, provenance),
         )
         figures = tally.figures(costs)
-        _log(path, figures)
+        _log(path, figures, experiment.earlier_datasets / plan.name)
         datasets.append(figures)
         prompts += tally.prompts
         timings.add("load_checkpoints_all_replicas", sum(cost.load_s for cost in costs))
@@ -142,10 +142,12 @@ def _missing(plan: DatasetPlan, stored: Mapping[str, Ranges], reported: Mapping[
     return reasons
 
 
-def _log(path: Path, figures: DatasetStatistics) -> None:
+def _log(path: Path, figures: DatasetStatistics, earlier: Path) -> None:
     log.info("%s: %d rows of %d distinct completions", path, figures.num_items, figures.num_unique)
     num_left_out = figures.num_left_out + figures.num_ungraded
     if num_left_out:
         log.warning("%s: %d completions left out; left_out.json says why", figures.name, num_left_out)
     if figures.num_missing_prompts:
         log.warning("%s: %d prompts are missing; missing.json says why", path, figures.num_missing_prompts)
+    if earlier.exists():
+        log.warning("%s: the whole dataset that an earlier part of the job made is kept in %s", path.name, earlier)

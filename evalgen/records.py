@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from evalgen.model_source import ModelSource
+
 FinishReason = Literal["eos", "length", "stop"]
 VerdictKind = Literal["equivalent", "not_equivalent", "ungraded"]
 
@@ -39,8 +41,13 @@ class Checkpoint:
 
     run: str  # label of the (inner) fine-tuning run, unique in a job
     name: str  # e.g. checkpoint_final
-    path: str  # directory or hub id
-    tokenizer_path: str  # directory or hub id; the checkpoint itself when the run has no tokenizer directory
+    path: str  # directory, or hub id and commit: organisation/name@<commit>
+    tokenizer_path: str  # likewise; the checkpoint itself when the run has no tokenizer directory
+
+    @property
+    def source(self) -> ModelSource:
+        """Its directory, or its hub id with the commit that was found when the job was resolved."""
+        return ModelSource.of(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,8 @@ def find_inner_runs(data_model_path: str, patterns: tuple[str, ...]) -> tuple[In
     """The inner runs under `data_model_path` and those of their checkpoints that match one of the globs `patterns`.
 
     `data_model_path` is a run with `all_docs_runs/`, an inner run, a checkpoint directory, or a hub id; for the last
-    two the patterns play no part.
+    two the patterns play no part. A hub id may have `@` and a branch, tag or commit behind it; the checkpoint has the
+    commit that this is now.
 
     Raises:
         InputError: nothing there, no checkpoint matches, or a checkpoint without weights.
@@ -140,31 +141,35 @@ def model_size(checkpoint: Checkpoint) -> ModelSize:
     """
     from transformers import AutoConfig
 
+    source = checkpoint.source
     try:
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=False).get_text_config()
+        config = AutoConfig.from_pretrained(source.name, revision=source.revision, trust_remote_code=False)
+        text_config = config.get_text_config()
     except Exception as error:  # by what is wrong: OSError, ValueError, KeyError, TypeError, validation errors
         reason = " ".join(str(error).split())
         raise InputError(f"checkpoint {checkpoint.path} has no usable config.json: {reason}") from None
-    sizes = (getattr(config, name, None) for name in ("vocab_size", "max_position_embeddings"))
+    sizes = (getattr(text_config, name, None) for name in ("vocab_size", "max_position_embeddings"))
     vocabulary, positions = (size if isinstance(size, int) else None for size in sizes)
     return ModelSize(vocabulary=vocabulary, positions=positions)
 
 
-def _hub_checkpoint(name: str) -> InnerRun:
+def _hub_checkpoint(hub_id: str) -> InnerRun:
+    name, _, revision = hub_id.partition("@")
     if Path(name).is_absolute() or name.count("/") != 1:
-        raise InputError(f"data_model_path {name} does not exist; expected a run directory, a checkpoint or a hub id")
+        raise InputError(f"data_model_path {hub_id} does not exist; expected a run directory, a checkpoint or a hub id")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        hf_hub_download(name, "config.json", etag_timeout=5)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        config = Path(hf_hub_download(name, "config.json", revision=revision or None, etag_timeout=5))
+    except Exception as error:  # of any type, by what keeps the client from the Hub
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"data_model_path {name} is no directory here, and no model of that hub id: {reason}"
+            f"data_model_path {hub_id} is no directory here, and no model of that hub id: {reason}"
         ) from None
     organisation, model = name.split("/")
-    checkpoint = Checkpoint(run=organisation, name=model, path=name, tokenizer_path=name)
+    path = f"{name}@{config.parent.name}"  # the client names the directory of a snapshot by its commit
+    checkpoint = Checkpoint(run=organisation, name=model, path=path, tokenizer_path=path)
+    assert checkpoint.source.commit, f"no commit: {config}"
     return InnerRun(label=organisation, checkpoints=(checkpoint,), eval_datasets=None)
 
 

@@ -19,6 +19,7 @@ from evalgen.config import RunConfig
 from evalgen.dataset_files import PARTIAL, REJECTS_FILE
 from evalgen.dataset_settings import run_configs, settings_of_dataset
 from evalgen.errors import InputError
+from evalgen.experiment import Experiment
 from evalgen.records import GraderSpec
 from evalgen.resume import CONFIG_FILE, PLAN_FILE
 
@@ -36,6 +37,7 @@ class ReportedDataset:
     settings: RunConfig | None  # None: of which run of the job it is, the files do not tell
     job_settings: Mapping[str, Any]
     grader: GraderSpec
+    earlier: Path | None  # the whole one of an earlier part of the job, where this one is partial; None: there is none
 
     @property
     def name(self) -> str:
@@ -106,13 +108,16 @@ def _dataset(
     if "grader" not in plan[name]:
         raise InputError(f"{directory / PLAN_FILE} names no graders: an older version wrote it; --resume it once")
     folder = name + (PARTIAL if figures["num_missing_prompts"] else "")
+    experiment = Experiment(directory)
+    earlier = experiment.earlier_datasets / name
     return ReportedDataset(
-        directory=directory / "sampled_eval_datasets" / folder,
+        directory=experiment.datasets / folder,
         figures=figures,
         prompts=tuple(prompt for prompt in summary["prompts"] if prompt["dataset"] == name),
         settings=settings_of_dataset(figures, runs),
         job_settings={key: config[key] for key in JOB_SETTINGS},
         grader=GraderSpec(**plan[name]["grader"]),
+        earlier=earlier if earlier.exists() else None,
     )
 
 

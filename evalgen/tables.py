@@ -82,6 +82,7 @@ def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics],
         "",
         f"Seconds by stage: {stages}; total {timings.total_s():.1f} s",
         f"Datasets: {experiment.datasets}",
+        *([f"Older ones that are whole: {earlier}"] if (earlier := experiment.earlier_datasets).exists() else []),
         f"Samples, verdicts, summary.json: {experiment.directory}",
         *([f"Report: {experiment.page}"] if experiment.page.exists() else []),
     ):

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from evalgen.errors import InputError
+from evalgen.model_source import ModelSource
 from evalgen.records import Checkpoint
 
 if TYPE_CHECKING:
@@ -28,15 +29,18 @@ BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")  # sentencepiece's, for the bytes of 
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer in the directory (or hub id) `path`.
+    """The tokenizer in the directory `path`, or of a hub id and commit as a checkpoint has it.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
     from transformers import AutoTokenizer  # here: it takes seconds, and most that use this module load none
 
+    source = ModelSource.of(path)
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source.name, revision=source.revision, trust_remote_code=False
+        )
     except Exception as error:  # any of a dozen types, by tokenizer class; all mean the same to the user
         expected = "expected what save_pretrained of a tokenizer writes"
         raise InputError(f"tokenizer {path} cannot be loaded, {expected}: {' '.join(str(error).split())}") from error

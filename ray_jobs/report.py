@@ -66,7 +66,7 @@ def make_report(argv: Sequence[str], root: Path) -> Path:
 
     try:
         write_report(experiments, output)
-        if output == experiments[0] / REPORT_FILE and (experiments[0] / SUMMARY_FILE).exists():
+        if output == experiments[0] / REPORT_FILE and _has_ended(experiments[0]):
             from evalgen.files import write_text  # these take seconds to import
             from evalgen.seed_report import seed_report
 
@@ -75,6 +75,13 @@ def make_report(argv: Sequence[str], root: Path) -> Path:
         raise JobStopped(f"cannot write {output}: {error.strerror}") from None
     _print(f"Report: {output}")
     return output
+
+
+def _has_ended(directory: Path) -> bool:
+    """Its figures are of the settings that it has now."""
+    from evalgen.experiment import Experiment
+
+    return (directory / SUMMARY_FILE).exists() and not Experiment(directory).unfinished_mark.exists()
 
 
 def load_arguments(argv: Sequence[str], root: Path) -> tuple[list[Path], Path]:

@@ -56,7 +56,8 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path,
+            checkpoint.source.name,
+            revision=checkpoint.source.revision,
             dtype=TORCH_DTYPES[dtype],
             device_map=device,
             use_safetensors=True,

@@ -17,6 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from evalgen.files import sha256_of
+from evalgen.model_source import ModelSource
 
 FILES_AT_ONCE = 4  # a core each, and about 2 GB/s
 
@@ -40,7 +41,7 @@ class WeightsDigest:
 
 
 def weight_files(path: str) -> list[Path]:
-    """The safetensors files of checkpoint `path`, a directory or a hub id, that transformers reads; after it did so."""
+    """The safetensors files of the checkpoint with that `path` that transformers reads; after it did so."""
     if whole := _file(path, SAFE_WEIGHTS_NAME):
         return [whole]
     if index := _file(path, SAFE_WEIGHTS_INDEX_NAME):
@@ -51,7 +52,8 @@ def weight_files(path: str) -> list[Path]:
 
 def _file(path: str, name: str) -> Path | None:
     """A file of a checkpoint, from the hub's cache where `path` is a hub id; None: there is none of that name."""
+    source = ModelSource.of(path)
     with contextlib.suppress(OSError):
-        found = cached_file(path, name, local_files_only=True)
+        found = cached_file(source.name, name, revision=source.revision, local_files_only=True)
         return Path(found) if found else None
     return None

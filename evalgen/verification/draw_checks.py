@@ -123,6 +123,8 @@ def check_summary(
 ) -> None:
     """summary.json says of the dataset what it is."""
     summary = evidence.summary
+    if evidence.outdated:
+        return findings.skip(Check.SUMMARY, evidence.outdated)
     if summary is None:
         return findings.skip(Check.SUMMARY, "there is no summary.json with the dataset in it")
     expected: dict[str, Any] = {

@@ -13,6 +13,7 @@ from evalgen.config import JobConfig, RunConfig, load_config
 from evalgen.dataset_files import PARTIAL
 from evalgen.errors import EvalgenError, InputError
 from evalgen.experiment import Experiment
+from evalgen.model_source import ModelSource
 from evalgen.queries import collect_queries
 from evalgen.records import Checkpoint, Query
 from evalgen.resume import CONFIG_FILE
@@ -53,6 +54,18 @@ class Evidence:
         return self.directory.name.removesuffix(PARTIAL)
 
     @cached_property
+    def outdated(self) -> str:
+        """Why settings, judge and figures of the experiment may be those of another dataset; "": they are of this."""
+        if self.experiment is None:
+            return ""
+        if self.experiment.unfinished_mark.exists():
+            return "the job has not ended since it was last begun, perhaps with other settings; --resume it first"
+        newer = self.directory.with_name(f"{self.name}{PARTIAL}")
+        if newer.exists() and newer != self.directory:
+            return f"the job has made {newer.name} since, to which settings, judge and figures belong"
+        return ""
+
+    @cached_property
     def summary(self) -> dict[str, Any] | None:
         """The dataset's entry in summary.json; None: it has none, or cannot be read."""
         return None if self.experiment is None else _summary_entry(self.experiment, self.name)
@@ -60,7 +73,7 @@ class Evidence:
     @cached_property
     def eos_ids(self) -> frozenset[int]:
         """The ids that end a draw, by the checkpoint where there is one, else by the tokenizer; none without both."""
-        candidates = [] if self.checkpoint is None else _eos_of_configs(self.checkpoint.path)
+        candidates = [] if self.checkpoint is None else _eos_of_configs(self.checkpoint.source)
         candidates.append(getattr(self.tokenizer, "eos_token_id", None))
         eos: Any = next((found for found in candidates if found is not None), [])
         return frozenset(eos if isinstance(eos, list) else [eos])
@@ -168,14 +181,14 @@ def _summary_entry(experiment: Experiment, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _eos_of_configs(path: str) -> list[Any]:
+def _eos_of_configs(source: ModelSource) -> list[Any]:
     """Of the generation config, then of the model's; None where it does not say."""
     from transformers import AutoConfig, GenerationConfig  # here: it takes seconds
 
     found = []
     for config_class in (GenerationConfig, AutoConfig):
         try:
-            config: Any = config_class.from_pretrained(path)
+            config: Any = config_class.from_pretrained(source.name, revision=source.revision)
         except (OSError, ValueError):
             continue
         found.append(getattr(config, "eos_token_id", None))

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from evalgen.errors import InputError
 from evalgen.eval_functions import score_rows
+from evalgen.records import Checkpoint
 from evalgen.verification.evidence import Evidence
 from evalgen.verification.files import Row
 from evalgen.verification.findings import Check, Findings
@@ -39,7 +40,7 @@ class ModelCheck:
             InputError: the checkpoint cannot be loaded.
         """
         assert evidence.checkpoint is not None
-        self._model = _load(evidence.checkpoint.path, dtype)
+        self._model = _load(evidence.checkpoint, dtype)
         self._num_embeddings = cast(Tensor, self._model.get_input_embeddings().weight).shape[0]
         sampled_in = evidence.origin.settings.dtype if evidence.origin else None
         self._is_exact = (sampled_in, dtype) == ("fp32", "fp32")
@@ -97,11 +98,12 @@ class ModelCheck:
         return f"{self._allowed(1):.1e} a row"
 
 
-def _load(path: str, dtype: str) -> Any:
+def _load(checkpoint: Checkpoint, dtype: str) -> Any:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
+            checkpoint.source.name,
+            revision=checkpoint.source.revision,
             dtype=TORCH_DTYPES[dtype],
             device_map=device,
             use_safetensors=True,
@@ -109,10 +111,10 @@ def _load(path: str, dtype: str) -> Any:
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"checkpoint {path} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise InputError(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
     model, report = loaded
     if wanting := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise InputError(f"checkpoint {path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
+        raise InputError(f"checkpoint {checkpoint.path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
     return model.eval()
 
 

@@ -83,6 +83,8 @@ class OriginChecks:
         self._expected: dict[str, Any] = {}  # by column; what nothing tells, the first row does
         if evidence.summary is not None:
             self._expected |= {name: evidence.summary.get(name) for name in ("run", "checkpoint")}
+        if evidence.outdated:
+            findings.skip(Check.ORIGIN, evidence.outdated)
         with suppress(EvalgenError, OSError, KeyError, TypeError, ValueError):
             self._expected["grader_model"] = planned_dataset(evidence)["grader"]["model"]
         self._told_by = "summary.json and plan.json" if len(self._expected) == 3 else "the first row, or what there is"
@@ -165,9 +167,16 @@ def _grader_digest(evidence: Evidence) -> str:
 
 
 def planned_dataset(evidence: Evidence) -> dict[str, Any]:
-    """The dataset's entry in plan.json."""
+    """The dataset's entry in plan.json.
+
+    Raises:
+        InputError: there is none, or it may be of another dataset.
+        OSError, KeyError, TypeError, ValueError: plan.json is no plan.
+    """
     if evidence.experiment is None:
         raise InputError(f"the dataset does not lie in an experiment whose {PLAN_FILE} names the judge")
+    if evidence.outdated:
+        raise InputError(evidence.outdated)
     plan = json.loads((evidence.experiment.directory / PLAN_FILE).read_text(encoding="utf-8"))
     if evidence.name not in plan:
         raise InputError(f"{PLAN_FILE} has no dataset {evidence.name}")

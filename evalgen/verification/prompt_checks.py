@@ -28,6 +28,8 @@ class PromptChecks:
         self._prompts = prompts
         self._places = {prompt_id: place for place, prompt_id in enumerate(prompts or ())}
         self._findings = findings
+        origin = evidence.origin
+        self._is_exclusive = origin is not None and not evidence.outdated and origin.settings.exclusive
         self._last_place = -1
         self._num_unweighed = 0  # rows whose weight only a tokenizer could tell
         self._num_unnested = 0  # prompts of which only a tokenizer could tell what contains what
@@ -140,8 +142,7 @@ class PromptChecks:
 
     def _check_prefixes(self, rows: Sequence[Row]) -> None:
         """A row names the first one whose probability is in its own: whose ids go on, or with equal ids the text."""
-        origin = self._evidence.origin
-        if origin is not None and origin.settings.exclusive and any(row["is_prefix_of"] for row in rows):
+        if self._is_exclusive and any(row["is_prefix_of"] for row in rows):
             self._findings.fail(Check.PREFIXES, "contained in another row, in a set without such", rows[0]["id"])
         ids = [known for known in map(self._mass_ids, rows) if known is not None]
         if len(ids) < len(rows):

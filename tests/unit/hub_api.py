@@ -1,4 +1,5 @@
-"""A real HTTP server on loopback that speaks enough of the Hub's API for its real client to make repositories.
+"""A real HTTP server on loopback that speaks enough of the Hub's API for its real client to make repositories of data
+sets, and to read models of one commit or another.
 
 Start it by ``with HubApi() as hub:`` and give a process ``hub.environment``: it has the endpoint, and a token. Large
 files go the way of Git LFS, as on the Hub for clients without Xet. Faults are set as attributes.
@@ -11,8 +12,10 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -30,6 +33,21 @@ class Repository:
     num_commits: int = 0
 
 
+@dataclass
+class Model:
+    """A model's commits, each with all of its files, in the order in which they were pushed."""
+
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    @property
+    def main(self) -> str:
+        return list(self.commits)[-1]
+
+    def files_of(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
+        commit = self.main if revision == "main" else revision
+        return (commit, self.commits[commit]) if commit in self.commits else None
+
+
 class HubApi:
     """The server and what it holds."""
 
@@ -41,11 +59,20 @@ class HubApi:
         """Forgets everything, faults included."""
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}  # by SHA-256, as LFS has them
+        self.models: dict[str, Model] = {}
+        self.revisions_read: list[tuple[str, str]] = []  # of models: which revision of which file was asked for
         self.num_requests = 0
         self.role = "write"  # what the token may do
         self.num_outages = 0  # uploads of files that fail before one succeeds
         self.refuses_commits = False
         self.is_away = False  # connections end without an answer
+
+    def push_model(self, name: str, directory: Path) -> str:
+        """The files of a directory as the model's newest commit; returns that."""
+        model = self.models.setdefault(name, Model())
+        commit = hashlib.sha1(f"{name} {len(model.commits)}".encode()).hexdigest()
+        model.commits[commit] = {path.name: path.read_bytes() for path in directory.iterdir()}
+        return commit
 
     @property
     def endpoint(self) -> str:
@@ -74,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
+    def do_HEAD(self) -> None:
+        self._answer()
+
     def do_POST(self) -> None:
         self._answer()
 
@@ -96,13 +126,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return answer(self, body, *match.groups())
         return self._reply(404, {"error": f"not spoken here: {self.command} {path}"})
 
-    def _reply(self, status: int, content: Any) -> None:
-        body = json.dumps(content).encode()
+    def _reply(self, status: int, content: Any, headers: Mapping[str, str] = {}) -> None:
+        body = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def _put_blob(self, oid: str, body: bytes) -> None:
         if self.hub.num_outages:
@@ -141,6 +172,32 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, _: bytes, name: str) -> None:
         siblings = [{"rfilename": path} for path in self.hub.repositories[name].files]
         self._reply(200, {"id": name, "sha": COMMIT, "private": True, "siblings": siblings, "tags": [], "downloads": 0})
+
+    def model_info(self, _: bytes, name: str, revision: str = "main") -> None:
+        found = self.hub.models[name].files_of(revision) if name in self.hub.models else None
+        if found is None:
+            return self._reply(404, {"error": "Not Found"}, {"X-Error-Code": "RepoNotFound"})
+        commit, files = found
+        siblings = [{"rfilename": path} for path in files]
+        return self._reply(200, {"id": name, "sha": commit, "private": False, "siblings": siblings, "tags": []})
+
+    def model_tree(self, _: bytes, name: str, revision: str, folder: str) -> None:
+        """No model here has folders."""
+        self._reply(404, {"error": f"no {folder} in {name}@{revision}"}, {"X-Error-Code": "EntryNotFound"})
+
+    def model_file(self, _: bytes, name: str, revision: str, path: str) -> None:
+        self.hub.revisions_read.append((revision, path))
+        if name not in self.hub.models:
+            return self._reply(404, {"error": "Not Found"}, {"X-Error-Code": "RepoNotFound"})
+        found = self.hub.models[name].files_of(revision)
+        if found is None:
+            return self._reply(404, {"error": "Not Found"}, {"X-Error-Code": "RevisionNotFound"})
+        commit, files = found
+        if path not in files:
+            return self._reply(404, {"error": "Not Found"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
+        etag = hashlib.sha1(files[path]).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"}
+        return self._reply(200, files[path], headers)
 
     def preupload(self, body: bytes, name: str) -> None:
         assert name in self.hub.repositories
@@ -191,4 +248,9 @@ _ROUTES: tuple[tuple[str, str, Any], ...] = (
     ("POST", f"/api/datasets/{_NAME}/preupload/main", _Handler.preupload),
     ("POST", f"/datasets/{_NAME}.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("POST", f"/api/datasets/{_NAME}/commit/main", _Handler.commit),
+    ("GET", f"/api/models/{_NAME}", _Handler.model_info),
+    ("GET", f"/api/models/{_NAME}/revision/([^/]+)", _Handler.model_info),
+    ("GET", f"/api/models/{_NAME}/tree/([^/]+)/(.+)", _Handler.model_tree),
+    ("HEAD", f"/{_NAME}/resolve/([^/]+)/(.+)", _Handler.model_file),
+    ("GET", f"/{_NAME}/resolve/([^/]+)/(.+)", _Handler.model_file),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from evalgen.config import load_config
+from evalgen.config import JobConfig, load_config
 from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
 from evalgen.job import DatasetPlan, resolve_job
@@ -35,17 +35,29 @@ def sampled_experiment(run: Path, output_dir: Path, **changed: Any) -> Experimen
     """The experiment of a run with one checkpoint; `changed` are flags."""
     flags = SETTINGS | {"data_model_path": run, "output_dir": output_dir} | changed
     config = load_config([f"--{name}={value}" for name, value in flags.items()], output_dir)
-    (plan,) = plans = resolve_job(config)
     experiment = Experiment.create(config)
+    _run(experiment, config, num_missing=0)
+    return experiment
+
+
+def resumed_experiment(experiment: Experiment, num_missing: int = 0, **changed: Any) -> None:
+    """Goes on with it to its end, at which so many prompts are given up; `changed` are flags."""
+    flags = [f"--{name}={value}" for name, value in changed.items()]
+    config = load_config(["--resume", str(experiment.directory), *flags], experiment.directory)
+    _run(experiment, config, num_missing)
+
+
+def _run(experiment: Experiment, config: JobConfig, num_missing: int) -> None:
+    (plan,) = plans = resolve_job(config)
     with experiment.begun(config, plans):
         store, replica = UnitStore(experiment.samples), Replica(torch.device("cpu"))
-        for unit in plan_units(plans, 1):
+        for unit in plan_units(plans, 1, store.ranges()):
             store.save(unit, *replica.sample(unit))
         _judge(experiment, plan, store)
         store.close()
-        datasets, prompts = write_datasets(experiment, plans, {}, Timings())
+        missing = {query.id: "out of memory" for query in plan.queries[:num_missing]}
+        datasets, prompts = write_datasets(experiment, plans, {plan.name: missing}, Timings())
         experiment.write_summary(config, summary(datasets, prompts, {}))
-    return experiment
 
 
 def lenient_verdict(question: Question) -> Verdict:

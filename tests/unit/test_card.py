@@ -162,6 +162,13 @@ def test_a_partial_dataset_says_so_and_is_loaded_by_its_own_name(carded: Carded)
     assert "partial" not in carded.card
 
 
+def test_a_model_of_the_hub_is_named_with_its_commit(carded: Carded) -> None:
+    pinned = replace(carded.plan.checkpoint, path=f"organisation/name@{'0123456789' * 4}")
+    cells = Rendered(DatasetCard(carded.with_plan(checkpoint=pinned)).text).texts["td"]
+    assert cells[cells.index("on the Hub") + 1] == f"organisation/name, commit {'0123456789' * 4}"
+    assert "on the Hub" not in Rendered(carded.body).texts["td"]
+
+
 def test_the_snippets_run(carded: Carded, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(carded.experiment.datasets)
     python = blocks(carded.card, "python")

@@ -412,6 +412,33 @@ def test_a_dataset_with_missing_prompts_is_named_partial_until_it_is_whole(
     assert len(EvalDataset.load(experiment.datasets / "sampled_x").dataset) == 1, "the newer one counts"
 
 
+def test_a_whole_dataset_is_kept_out_of_the_way_of_a_partial_one_until_there_is_a_new_whole_one(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    experiment = Experiment(tmp_path)
+    _, dataset = assembled(tokenizer, [drawn(tokenizer, " x", [0])], {})
+    missing = [{"prompt_id": "p", "prompt": "é", "reason": "out of memory"}]
+
+    def found() -> dict[str, int]:
+        """Rows of each dataset, by where it lies."""
+        loaded = {path.parent: EvalDataset.load(path.parent).dataset for path in tmp_path.glob("*/*/eval_dataset")}
+        return {str(path.relative_to(tmp_path)): len(rows) for path, rows in loaded.items()}
+
+    for name in ("sampled_x", "sampled_y"):
+        experiment.write_dataset(name, [dataset, dataset])
+    for _ in range(2):  # the second time there is no whole one to put away
+        experiment.write_dataset("sampled_x", [dataset], missing)
+        whole = {"sampled_eval_datasets/sampled_y": 2, "earlier_datasets/sampled_x": 2}
+        assert found() == {"sampled_eval_datasets/sampled_x.partial": 1, **whole}
+    experiment.write_dataset("sampled_y", [dataset], missing)
+    experiment.write_dataset("sampled_x", [dataset])
+    partial = {"sampled_eval_datasets/sampled_y.partial": 1, "earlier_datasets/sampled_y": 2}
+    assert found() == {"sampled_eval_datasets/sampled_x": 1, **partial}
+    experiment.write_dataset("sampled_y", [dataset])
+    assert found() == {"sampled_eval_datasets/sampled_x": 1, "sampled_eval_datasets/sampled_y": 1}
+    assert not experiment.earlier_datasets.exists()
+
+
 def test_what_is_judged_wrong_is_a_json_list_as_json_itself_writes_it(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

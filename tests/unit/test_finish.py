@@ -26,6 +26,7 @@ from evalgen.grading.labelled_items import LabelledItem
 from evalgen.job import DatasetPlan
 from evalgen.records import GraderSpec, Verdict
 from evalgen.statistics import DatasetStatistics
+from evalgen.tables import print_results
 from evalgen.timings import Timings
 from evalgen.tokenization import load_tokenizer, tokenizer_digest
 from evalgen.unit_store import UnitStore
@@ -162,6 +163,26 @@ def test_missing_prompts_are_named_and_the_dataset_is_partial_until_it_is_whole(
     assert set(EvalDataset.load(path).dataset["prompt_id"]) == {f"q{n}" for n in (1, 2, 3, 5, 6, 7, 8)}
     finish(experiment, plan)
     check_same(experiment, undisturbed)
+
+
+def test_who_resumes_a_whole_job_into_a_partial_one_is_told_where_the_whole_dataset_is(
+    tmp_path: Path, undisturbed: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(undisturbed, tmp_path / "e")
+    experiment = Experiment(tmp_path / "e")
+    plan = with_draws(ScaleJob(undisturbed, NUM_PROMPTS).plan, NUM_DRAWS)
+    before = files_of(experiment.datasets / plan.name)
+    figures = finish(experiment, plan, {plan.name: {"q3": "lost"}})
+    kept = experiment.earlier_datasets / plan.name
+    assert files_of(kept) == before
+    assert [path.name for path in experiment.datasets.iterdir()] == [f"{plan.name}.partial"]
+    assert any(record.getMessage().endswith(f"is kept in {kept}") for record in caplog.records)
+    print_results(experiment, [figures], Timings())
+    assert f"Older ones that are whole: {experiment.earlier_datasets}\n" in capsys.readouterr().out
+    finish(experiment, plan)
+    check_same(experiment, undisturbed)
+    print_results(experiment, [figures], Timings())
+    assert "Older ones" not in capsys.readouterr().out
 
 
 def test_all_prompts_may_be_missing(tmp_path: Path) -> None:

@@ -94,6 +94,20 @@ def test_other_figures_make_another_report(copy: Experiment) -> None:
         assert shown in report, shown
 
 
+def test_of_a_partial_dataset_it_says_where_the_whole_one_of_an_earlier_part_is(copy: Experiment) -> None:
+    summary = summary_of(copy)
+    (first, *_) = summary["datasets"]
+    first["num_missing_prompts"] = 1
+    (copy.directory / "summary.json").write_text(json.dumps(summary))
+    whole = copy.datasets / first["name"]
+    shutil.copytree(whole, whole.with_name(f"{whole.name}.partial"))
+    assert "earlier part of the job made" not in seed_report(copy.directory)
+    copy.earlier_datasets.mkdir()
+    whole.rename(copy.earlier_datasets / whole.name)
+    (said,) = (line for line in seed_report(copy.directory).splitlines() if "earlier part of the job made" in line)
+    assert printable(str(copy.earlier_datasets / whole.name)) in said
+
+
 def test_parameters_are_split_into_common_and_own(experiment: Experiment) -> None:
     datasets = ReportedExperiment.of_directory(experiment.directory).datasets
     common, own = split_parameters(datasets)
