@@ -175,7 +175,7 @@ class GradingActor:
         graders: Mapping[str, GraderSpec],
         max_connections: int,
         prices: PriceList,
-        retry_budget_s: float,
+        outage_budget_s: float,
         environment: Mapping[str, SecretStr],
     ) -> None:
         """`graders` are by dataset name."""
@@ -186,7 +186,7 @@ class GradingActor:
             import evalgen.grading.claude  # noqa: F401 (it takes seconds, and here nobody waits for an answer yet)
         self._store, self._graders = store, graders
         self._desk = GradingDesk(
-            _RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices, retry_budget_s
+            _RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices, outage_budget_s
         )
 
     async def __call__(self, batch: pa.Table) -> pa.Table:

@@ -266,7 +266,7 @@ class _Stages:
                 "graders": {plan.name: plan.grader for plan in self.plans},
                 "max_connections": self.config.max_connections,
                 "prices": load_prices(self.config.prices),
-                "retry_budget_s": 60 * self.config.max_outage_minutes,
+                "outage_budget_s": 60 * self.config.max_outage_minutes,
                 "environment": grader_environment(self.config),
             },
             batch_size=None,

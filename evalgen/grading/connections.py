@@ -48,12 +48,13 @@ class Connections:
     def leave_queue(self, name: str) -> None:
         self._waiting[name] -= 1
 
-    def has_room_for(self, name: str) -> bool:
-        """Whether a holder may have one more lease now."""
+    def has_room_for(self, name: str, most_ahead: float) -> bool:
+        """Whether a holder may have one more lease now; no more than `most_ahead` are granted ahead in all."""
         if self.num_in_use < self._most:
             return True
         holder = self._holders[name]
-        if holder.num_ahead >= math.ceil(AHEAD * holder.num_connected):
+        num_ahead = sum(each.num_ahead for each in self._holders.values())
+        if num_ahead >= most_ahead or holder.num_ahead >= math.ceil(AHEAD * holder.num_connected):
             return False
         # Else it could keep most connections from the others for good, and one core is not enough for many.
         return not any(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from evalgen.grading.claude import ClaudeGrader
 
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
+REQUEST_TIMEOUT_S = 120.0  # of one to the judge
 LINGER_S = 0.01  # an answer waits so long for others to be stored with it: other questions are asked meanwhile
 CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job
 
@@ -50,15 +51,17 @@ class GradingDesk:
         limiter: RequestLimiter,
         max_connections: int,
         prices: PriceList | None = None,
-        retry_budget_s: float = 900.0,
+        outage_budget_s: float = 900.0,
     ) -> None:
-        """`max_connections` is what the limiter allows the whole job; `retry_budget_s` is that of `ClaudeGrader`.
+        """`max_connections` and `outage_budget_s` are the limiter's, of the whole job.
 
         No more than twice as many requests are at work at once, and the rest wait here.
         """
         self._verdicts, self._limiter, self._prices = verdicts, limiter, prices or PriceList()
         self._answers = Gathered(verdicts.add, LINGER_S)
-        self._retry_budget_s = retry_budget_s
+        # By two requests longer: the limiter counts from the first failure, and is to stop the job before the last
+        # question of it is given up.
+        self._retry_budget_s = outage_budget_s + 2 * REQUEST_TIMEOUT_S
         self._holder = uuid.uuid4().hex
         # The judge has as many as there are connections, while others' answers are stored, or wait for leases.
         self._at_work = asyncio.Semaphore(2 * max_connections)
@@ -142,6 +145,7 @@ class GradingDesk:
                 holder=self._holder,
                 prices=self._prices,
                 retry_budget_s=self._retry_budget_s,
+                request_timeout_s=REQUEST_TIMEOUT_S,
             )
         return self._claude
 

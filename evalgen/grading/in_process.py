@@ -34,7 +34,7 @@ def grade_in_process(
             max_connections=max_connections,
             breaker=Breaker(outage_budget_s),
         )
-        async with aclosing(GradingDesk(_Forgetful(), limiter, max_connections, prices)) as desk:
+        async with aclosing(GradingDesk(_Forgetful(), limiter, max_connections, prices, outage_budget_s)) as desk:
             return await desk.grade(questions)
 
     return asyncio.run(grade())

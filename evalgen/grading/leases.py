@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from dataclasses import dataclass
 
 from evalgen.grading.gathering import Gathered
 from evalgen.grading.limiter_records import Demand, Lease, Outcome, RequestLimiter
@@ -12,13 +13,19 @@ MOST_IN_A_CALL = 100
 LINGER_S = 0.01  # nobody waits for what is given back: the next request has its lease already
 
 
+@dataclass(frozen=True, eq=False)
+class _Request:
+    demand: Demand
+    granted: asyncio.Future[Lease]
+
+
 class Leases:
     """One per process, on one event loop. At most one call of each kind is under way at a time."""
 
     def __init__(self, limiter: RequestLimiter, holder: str) -> None:
         self._limiter, self._holder = limiter, holder
-        self._waiting: deque[tuple[Demand, asyncio.Future[Lease]]] = deque()
-        self._ahead: deque[tuple[Lease, asyncio.Future[Lease]]] = deque()  # leases that may not be used yet
+        self._waiting: deque[_Request] = deque()
+        self._ahead: deque[tuple[Lease, _Request]] = deque()  # leases that may not be used yet
         self._num_settled: Counter[int] = Counter()  # by limiter
         self._acquiring: asyncio.Task[None] | None = None
         self._outcomes = Gathered(limiter.settle, LINGER_S)
@@ -31,9 +38,8 @@ class Leases:
             JobStopped: as `RateLimiter.acquire`.
         """
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
-        self._waiting.append((demand, granted))
-        if self._acquiring is None or self._acquiring.done():
-            self._acquiring = asyncio.get_running_loop().create_task(self._acquire_all())
+        self._waiting.append(_Request(demand, granted))
+        self._begin_to_acquire()
         try:
             return await granted
         except asyncio.CancelledError:
@@ -43,42 +49,60 @@ class Leases:
 
     def settle(self, outcome: Outcome) -> None:
         """Gives a lease back, soon: nobody has to wait for that."""
-        self._num_settled[outcome.lease.limiter] += 1
-        self._settled = self._outcomes.add([outcome])
-        while self._ahead and self._may_be_used(self._ahead[0][0]):
-            self._hand_out(*self._ahead.popleft())
+        self._give_back(outcome)
+        if outcome.kind in ("throttled", "failed"):
+            # The server may want a pause, of which the limiter decides: what is not sent yet asks again.
+            while self._ahead:
+                lease, request = self._ahead.pop()
+                self._give_back(Outcome(lease=lease, kind="unsent"))
+                self._waiting.appendleft(request)
+            self._begin_to_acquire()
+        self._hand_out_ahead()
 
     async def settled(self) -> None:
         """Waits until all that was given back has arrived."""
         if self._settled is not None:
             await self._settled
 
+    def _begin_to_acquire(self) -> None:
+        if self._waiting and (self._acquiring is None or self._acquiring.done()):
+            self._acquiring = asyncio.get_running_loop().create_task(self._acquire_all())
+
     async def _acquire_all(self) -> None:
         while self._waiting:
             asking = [self._waiting.popleft() for _ in range(min(MOST_IN_A_CALL, len(self._waiting)))]
-            asking = [(demand, granted) for demand, granted in asking if not granted.cancelled()]
+            asking = [request for request in asking if not request.granted.cancelled()]
             if not asking:
                 continue
             try:
-                leases = await self._limiter.acquire([demand for demand, _ in asking], self._holder)
+                leases = await self._limiter.acquire([request.demand for request in asking], self._holder)
             except Exception as error:  # of whatever kind, it is for those who wait
-                for _, granted in (*asking, *self._waiting):
-                    if not granted.done():
-                        granted.set_exception(error)
+                for request in (*asking, *self._waiting):
+                    if not request.granted.done():
+                        request.granted.set_exception(error)
                 self._waiting.clear()
                 return
             self._waiting.extendleft(reversed(asking[len(leases) :]))
-            for lease, (_, granted) in zip(leases, asking, strict=False):
+            for lease, request in zip(leases, asking, strict=False):
                 if self._may_be_used(lease):
-                    self._hand_out(lease, granted)
+                    self._hand_out(lease, request)
                 else:
-                    self._ahead.append((lease, granted))
+                    self._ahead.append((lease, request))
+            self._hand_out_ahead()
+
+    def _hand_out_ahead(self) -> None:
+        while self._ahead and self._may_be_used(self._ahead[0][0]):
+            self._hand_out(*self._ahead.popleft())
 
     def _may_be_used(self, lease: Lease) -> bool:
         return lease.after <= self._num_settled[lease.limiter]
 
-    def _hand_out(self, lease: Lease, granted: asyncio.Future[Lease]) -> None:
-        if granted.cancelled():
-            self.settle(Outcome(lease=lease, kind="unsent"))
+    def _hand_out(self, lease: Lease, request: _Request) -> None:
+        if request.granted.cancelled():
+            self._give_back(Outcome(lease=lease, kind="unsent"))
         else:
-            granted.set_result(lease)
+            request.granted.set_result(lease)
+
+    def _give_back(self, outcome: Outcome) -> None:
+        self._num_settled[outcome.lease.limiter] += 1
+        self._settled = self._outcomes.add([outcome])

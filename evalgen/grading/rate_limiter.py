@@ -138,7 +138,9 @@ class RateLimiter:
         if not self._has_heard and self._leases:
             pauses.append(math.inf)  # one request, until the server has said what its limits are
         is_affordable = self._spending is None or self._spending.fits(demand.most_usd)
-        if not self._connections.has_room_for(holder) or not is_affordable:
+        # Those ahead go out in one moment when the judge answers all at once: no more than the rate allows in one.
+        has_room = self._connections.has_room_for(holder, self._buckets["requests"].capacity)
+        if not has_room or not is_affordable:
             pauses.append(math.inf)  # until something in flight is settled
         return max(pauses)
 
@@ -194,6 +196,10 @@ class RateLimiter:
             self._buckets["input_tokens"].take(outcome.input_tokens - granted.num_input_tokens)
             self._buckets["output_tokens"].take(outcome.output_tokens - granted.num_output_tokens)
             self._expected.learn(granted.demand, outcome)
+        if outcome.kind == "unsent":
+            estimated = (1.0, granted.num_input_tokens, granted.num_output_tokens)
+            for bucket, amount in zip(self._buckets.values(), estimated, strict=True):
+                bucket.take(-amount)
         if self._breaker is None:
             return
         if outcome.kind in ("unsent", "abandoned"):  # which says nothing of the server

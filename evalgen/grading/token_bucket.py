@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 HELD_S = 0.25  # the API may enforce 60 a minute as 1 a second, and requests arrive in bunches
 
 
@@ -22,6 +24,10 @@ class TokenBucket:
     @property
     def per_minute(self) -> float | None:
         return None if self._per_s is None else self._per_s * 60
+
+    @property
+    def capacity(self) -> float:
+        return math.inf if self._per_s is None else self._capacity
 
     def set_rate(self, per_minute: float | None, now: float) -> None:
         """From now on; what is there stays, as far as there is room for it."""

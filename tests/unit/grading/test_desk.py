@@ -8,12 +8,17 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
+import anthropic
+import httpx
 import pyarrow.parquet as pq
 import pytest
 
 from evalgen.errors import GraderUnavailable, GradingBudgetSpent
-from evalgen.grading.desk import GradingDesk
+from evalgen.grading import claude
+from evalgen.grading.breaker import Breaker
+from evalgen.grading.desk import REQUEST_TIMEOUT_S, GradingDesk
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.prices import load_prices
 from evalgen.grading.rate_limiter import RateLimiter
@@ -24,6 +29,7 @@ from evalgen.verdict_store import VerdictStore, spent_usd
 from tests import messages_api
 from tests.claude_calls import question, sdk_pointed_at_messages_api, unlimited
 from tests.messages_api import MessagesApi, honest_judge
+from tests.virtual_time import now, run_in_virtual_time
 
 
 class Watched(VerdictStore):
@@ -225,6 +231,31 @@ def test_the_judge_has_work_while_answers_are_stored(store: Watched) -> None:
 
     with sdk_pointed_at_messages_api(judge):
         assert len(asyncio.run(scenario())) == 20 == len(store.added)
+
+
+def test_the_last_question_of_a_job_is_not_given_up_before_the_job_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge's packets are dropped: each request fails only after its whole time."""
+
+    async def time_out(**_: object) -> None:
+        await asyncio.sleep(REQUEST_TIMEOUT_S)
+        error = anthropic.APITimeoutError(request=httpx.Request("POST", "http://judge"))
+        raise error from httpx.ConnectTimeout("no answer")
+
+    class Unreachable:
+        messages = SimpleNamespace(with_raw_response=SimpleNamespace(create=time_out))
+
+    async def scenario() -> None:
+        gate = RateLimiter(max_connections=10, breaker=Breaker(900), clock=now)
+        desk = GradingDesk(SharedVerdicts(VerdictStore(tmp_path), now), gate, max_connections=10)
+        await desk.grade([question(" Grace Miller")])
+
+    monkeypatch.setattr(claude, "connect", lambda _: Unreachable())
+    monkeypatch.setattr(claude, "time", SimpleNamespace(monotonic=now))
+    for _ in range(10):  # pauses are random
+        with pytest.raises(GraderUnavailable):
+            run_in_virtual_time(scenario())
 
 
 def test_what_may_not_be_paid_for_stops_the_job_and_keeps_what_was_paid(api: MessagesApi, tmp_path: Path) -> None:

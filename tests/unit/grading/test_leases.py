@@ -6,10 +6,12 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import pytest
 
 from evalgen.errors import GraderUnavailable
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.leases import Leases
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.rate_limiter import RateLimiter
@@ -60,6 +62,77 @@ def test_a_waiter_that_is_cancelled_gives_back_what_it_was_given() -> None:
         await leases.settled()
         assert gate.num_in_flight == sum(not task.cancelled() for task in tasks)
         await leases.acquire(DEMAND)  # it goes on
+
+    run_in_virtual_time(scenario())
+
+
+def test_waiters_with_leases_ahead_are_cancelled_without_end() -> None:
+    """As many as a thousand connections have: none is lost, and nothing recurses from one to the next."""
+
+    async def scenario() -> None:
+        gate = RateLimiter(max_connections=2_000, clock=now)
+        leases = Leases(gate, "p")
+        leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
+        tasks = [asyncio.create_task(leases.acquire(DEMAND)) for _ in range(3_000)]
+        await asyncio.sleep(1)
+        assert sum(task.done() for task in tasks) == 2_000
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            if not task.cancelled() and task.done():
+                leases.settle(Outcome(lease=task.result(), kind="answered"))
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(10)
+        await leases.settled()
+        assert gate.num_in_flight == 0
+
+    run_in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize(("kind", "most"), [("throttled", 0), ("failed", 10)])
+def test_what_was_granted_ahead_is_not_sent_to_a_server_that_wants_a_pause(
+    kind: Literal["throttled", "failed"], most: int
+) -> None:
+    async def scenario() -> None:
+        gate = RateLimiter(max_connections=100, clock=now, breaker=Breaker(900))
+        leases, sent_at, answered_at = Leases(gate, "p"), list[float](), list[float]()
+        leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
+
+        async def ask(topic: int) -> None:
+            lease = await leases.acquire(Demand(topic=str(topic), num_bytes=1))
+            sent_at.append(now())
+            await asyncio.sleep(1 + topic / 1000)
+            answered_at.append(now())
+            leases.settle(Outcome(lease=lease, kind=kind, retry_after_s=60.0 if kind == "throttled" else 0.0))
+
+        tasks = [asyncio.create_task(ask(topic)) for topic in range(200)]
+        await asyncio.sleep(50)
+        for task in tasks:
+            task.cancel()
+        assert sum(at > min(answered_at) for at in sent_at) <= most
+
+    run_in_virtual_time(scenario())
+
+
+def test_a_server_that_answers_all_at_once_does_not_get_more_at_once_than_the_rate_allows() -> None:
+    async def scenario() -> None:
+        gate = RateLimiter(max_connections=100, limits=Limits(requests=600), clock=now)
+        leases, answers, sent_at = Leases(gate, "p"), asyncio.Event(), list[float]()
+
+        async def ask() -> None:
+            lease = await leases.acquire(DEMAND)
+            sent_at.append(now())
+            await answers.wait()
+            leases.settle(Outcome(lease=lease, kind="answered"))
+
+        leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
+        tasks = [asyncio.create_task(ask()) for _ in range(300)]
+        await asyncio.sleep(15)
+        assert len(sent_at) == 100
+        answers.set()
+        answered_at = now()
+        await asyncio.gather(*tasks)
+        assert sum(answered_at <= at < answered_at + 0.1 for at in sent_at) <= 8
 
     run_in_virtual_time(scenario())
 
