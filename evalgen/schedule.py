@@ -59,6 +59,7 @@ class Schedule:
         self._queues = [_Queue(tasks) for tasks in by_weights.values()]
         self._held: dict[str, _Queue] = {}  # by replica
         self._gone: set[str] = set()  # replicas
+        self.expects_others = True
         self._of_ticket: dict[int, _Task] = {}
         self._num_in_flight = 0
         self._measured = _Measured()
@@ -100,7 +101,7 @@ class Schedule:
 
         Ray repeats the call when there is room for it; the others would wait for the unit, and keep the room.
         """
-        self.left(replica)
+        self._process_ended(replica)
         for task in self._tasks.values():
             if task.state == "in flight" and task.replica == replica:
                 self._end_attempt(task, f"the node of its replica died (checkpoint {task.unit.checkpoint.path})")
@@ -136,13 +137,13 @@ class Schedule:
             for waiting in reversed(list(task.queue.waiting)):
                 self._give_up(waiting, reason)
 
-    def load_failed(self, unit_id: str, reason: str) -> None:
-        """The replica that took the unit cannot load its checkpoint: it is for the others to sample, if they can.
+    def load_failed(self, unit_id: str, replica: str, reason: str) -> None:
+        """`replica` cannot load the unit's checkpoint: it is for the others to sample, if they can.
 
         No attempt is lost until none of them can, so that a node which does not see the files cannot use them all up.
         """
         task = self._tasks.get(unit_id)
-        if task is None or task.state != "in flight":
+        if task is None or task.state != "in flight" or task.replica != replica:
             return
         task.queue.unable.add(task.replica)
         self._process_ended(task.replica)
@@ -154,7 +155,13 @@ class Schedule:
         task = self._tasks.get(unit_id)
         if task is not None and task.state == "in flight":
             self._process_ended(task.replica)
+            if self.is_retired(device):
+                self.left(task.replica)
         self.failed(unit_id, reason)
+
+    def expect_nobody_else(self) -> None:
+        """Replicas that were expected do not come: those that are here try even what they could not load."""
+        self.expects_others = False
 
     def give_up(self, reason: str) -> None:
         """Nobody is left to sample: what waits fails now, and what is in flight has its last attempt."""
@@ -171,6 +178,11 @@ class Schedule:
     def is_over(self) -> bool:
         """Nothing waits and nothing is in flight."""
         return not self._num_in_flight and not any(queue.waiting for queue in self._queues)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Units wait, and nobody is at work."""
+        return not self._num_in_flight and not self.is_over
 
     @property
     def failures(self) -> tuple[FailedUnit, ...]:
@@ -235,7 +247,8 @@ class Schedule:
 
     def _is_for_others(self, queue: _Queue, replica: str) -> bool:
         """Whether `replica` could not load the checkpoint, and there are others, at work or to come, that may."""
-        return replica in queue.unable and len(queue.unable | self._gone) < self._num_replicas
+        num_out = len(queue.unable | self._gone)
+        return self.expects_others and replica in queue.unable and num_out < self._num_replicas
 
     def _helpable(self, replica: str) -> list[_Queue]:
         """No replica loads a checkpoint twice to help with it."""

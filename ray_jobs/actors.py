@@ -94,7 +94,7 @@ class SamplingActor:
         context = ray.get_runtime_context()
         self._name, self._node_id = context.get_actor_id(), context.get_node_id()
         self._node = ray.util.get_node_ip_address()
-        self._device = f"{self._node} {','.join(map(str, ray.get_gpu_ids())) or self._name}"
+        self._device = f"{self._node_id} {','.join(map(str, ray.get_gpu_ids())) or self._name}"
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         (row,) = batch.to_pylist()
@@ -124,7 +124,7 @@ class SamplingActor:
                 ray.get(self._store.device_failed.remote(unit.id, self._device, reason))
                 os._exit(1)  # CUDA does not recover within a process: Ray starts another
             if isinstance(error, LoadFailed):
-                ray.get(self._store.load_failed.remote(unit.id, reason))
+                ray.get(self._store.load_failed.remote(unit.id, self._name, reason))
                 return None
             ray.get(self._store.unit_failed.remote(unit.id, reason, isinstance(error, UserError)))
             return None

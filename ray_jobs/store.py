@@ -7,6 +7,8 @@ moment it is told; when its process dies Ray starts it again, and it reads there
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +27,11 @@ from evalgen.verdict_store import VerdictStore
 from evalgen.work import read_units
 from ray_jobs.metrics import StoreMetrics, StoreTotals
 
+log = logging.getLogger(__name__)
+
 PATIENT_CALLS = 10_000  # that may wait in the actor at once: a replica without work, a question on its way
 NODES_LOOKED_AT_EVERY_S = 5.0
+PATIENCE_S = 600.0  # with replicas that are yet to come, while those that are here can do nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,7 @@ class StoreActor:
         self._devices.add(device)
         async with self._changed:
             if self._schedule.is_retired(device):
+                self._schedule.came_again(ticket)
                 self._schedule.left(replica)
                 self._changed.notify_all()
             while True:
@@ -134,8 +140,8 @@ class StoreActor:
         self._schedule.failed(unit_id, reason, for_good=for_good)
         await self._notify()
 
-    async def load_failed(self, unit_id: str, reason: str) -> None:
-        self._schedule.load_failed(unit_id, reason)
+    async def load_failed(self, unit_id: str, replica: str, reason: str) -> None:
+        self._schedule.load_failed(unit_id, replica, reason)
         await self._notify()
 
     async def device_failed(self, unit_id: str, device: str, reason: str) -> None:
@@ -210,14 +216,39 @@ class StoreActor:
         self._metrics.export(self._totals, self._shared, max(0, num_waiting))
 
     async def _watch_nodes(self) -> None:
-        """Has the others sample what a node that died had in flight."""
+        """Has the others sample what a node that died had in flight; sees to it that nobody waits for ever."""
+        stuck_since: float | None = None
         while True:
             await asyncio.sleep(NODES_LOOKED_AT_EVERY_S)
-            alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-            for replica in [replica for replica, node in self._node_of.items() if node not in alive]:
-                del self._node_of[replica]
-                self._schedule.node_died(replica)
-                await self._notify()
+            try:
+                for replica in await self._lost_replicas():
+                    del self._node_of[replica]
+                    self._schedule.node_died(replica)
+                    await self._notify()
+            except Exception as error:  # whatever keeps Ray from telling; it is asked again
+                log.warning("Ray does not tell which nodes are alive: %s", error)
+            if not self._schedule.is_stuck:
+                stuck_since = None
+            elif stuck_since is None:
+                stuck_since = time.monotonic()
+                log.warning("units wait for replicas that are yet to come: none of those that are here can sample them")
+            elif time.monotonic() - stuck_since > PATIENCE_S:
+                stuck_since = time.monotonic()
+                await self._go_on_alone()
+
+    async def _lost_replicas(self) -> list[str]:
+        """Those whose node has died."""
+        asked = dict(self._node_of)  # a replica may come back on another node while Ray is asked
+        alive = {node["NodeID"] for node in await asyncio.to_thread(ray.nodes) if node["Alive"]}
+        return [name for name, node in asked.items() if node not in alive and self._node_of.get(name) == node]
+
+    async def _go_on_alone(self) -> None:
+        """Without those who did not come; where nobody is left who could sample, what waits is given up."""
+        if self._schedule.expects_others:
+            self._schedule.expect_nobody_else()
+        else:
+            self._schedule.give_up("no replica is left: their GPUs failed, or their nodes died and none came instead")
+        await self._notify()
 
     async def _notify(self) -> None:
         async with self._changed:

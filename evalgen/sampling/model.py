@@ -67,7 +67,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
     except torch.AcceleratorError:
         raise  # the device is broken, whatever is loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        may_pass = isinstance(error, OSError | torch.OutOfMemoryError)
+        may_pass = isinstance(error, OSError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
         kind: type[EvalgenError] = LoadFailed if may_pass else InputError
         raise kind(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
     model, report = loaded
@@ -75,7 +75,10 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
     wanting = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wanting:
         raise InputError(f"checkpoint {checkpoint.path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
-    tokenizer = load_tokenizer(checkpoint.tokenizer_path)
+    try:
+        tokenizer = load_tokenizer(checkpoint.tokenizer_path)
+    except InputError as error:  # the driver has read it: this node does not see it
+        raise LoadFailed(str(error)) from error
     num_embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     check_vocabulary(tokenizer, num_embeddings, checkpoint)
     return ready_to_sample(model, tokenizer, _eos_ids(model, tokenizer))

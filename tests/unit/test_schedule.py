@@ -184,7 +184,7 @@ def test_a_replica_that_cannot_load_a_checkpoint_leaves_it_to_the_others_and_use
     job = replicas_of({"a": [4, 3, 2, 1], "b": [1]})
     assert job.take("x") == "a0"
     for _ in range(2):
-        job.schedule.load_failed("a0", "no such file (node 7)")
+        job.schedule.load_failed("a0", "x", "no such file (node 7)")
     assert job.take("x") == "b0", "a is for y, which may see the file"
     job.finish("b0")
     assert job.take("y") == "a0"
@@ -195,12 +195,34 @@ def test_a_replica_that_cannot_load_a_checkpoint_leaves_it_to_the_others_and_use
     assert job.schedule.is_over and not job.schedule.failures
 
 
+def test_a_failure_to_load_that_is_told_again_is_not_that_of_who_has_the_unit_now() -> None:
+    job = replicas_of({"a": [4]})
+    assert job.take("x") == "a0"
+    job.schedule.load_failed("a0", "x", "stale file handle")
+    assert job.take("y") == "a0"
+    job.schedule.load_failed("a0", "x", "stale file handle")
+    assert job.take("x") is None
+    job.finish("a0")
+    assert job.schedule.is_over and not job.schedule.failures
+
+
+def test_one_that_cannot_load_does_not_wait_for_one_whose_device_is_retired() -> None:
+    job = replicas_of({"a": [4, 3, 2]})
+    assert [job.take("x"), job.take("y")] == ["a0", "a1"]
+    job.schedule.load_failed("a0", "x", "stale file handle")
+    job.schedule.device_failed("a1", "gpu 1", "CUDA error")
+    assert job.take("y") == "a0"
+    assert job.take("x") is None
+    job.schedule.device_failed("a0", "gpu 1", "CUDA error")
+    assert job.take("x") is not None
+
+
 def test_what_no_replica_can_load_is_given_up_after_as_many_attempts_as_any_other_unit() -> None:
     job = replicas_of({"a": [4]})
     for replica in "xyxy":
         assert job.take(replica) == "a0"
         assert not job.schedule.is_over
-        job.schedule.load_failed("a0", "stale file handle")
+        job.schedule.load_failed("a0", replica, "stale file handle")
     (failure,) = job.schedule.failures
     assert (failure.reason, failure.num_attempts) == ("stale file handle", MAX_ATTEMPTS)
     assert job.schedule.is_over
@@ -210,9 +232,11 @@ def test_a_replica_that_is_left_alone_tries_again_what_it_could_not_load() -> No
     """A disk that was away for a moment; the other node has died."""
     job = replicas_of({"a": [4]})
     assert job.take("x") == "a0"
-    job.schedule.load_failed("a0", "stale file handle")
+    job.schedule.load_failed("a0", "x", "stale file handle")
     assert job.take("x") is None, "y is yet to come"
     job.schedule.node_died("y")
+    assert job.take("x") is None and job.schedule.is_stuck, "it may come back"
+    job.schedule.expect_nobody_else()
     assert job.take("x") == "a0"
     job.finish("a0")
     assert job.schedule.is_over and not job.schedule.failures
@@ -316,10 +340,12 @@ class TroubledJob:
             waiting, self.idle = self.idle, []
             for replica in waiting:
                 self.take(self.new_ticket(), replica)
-            if not self.busy:
+            if self.busy:
+                self.end(self.numbers.choice(sorted(self.busy)))
+            elif self.schedule.is_stuck and self.schedule.expects_others:
+                self.schedule.expect_nobody_else()  # those whose node has died do not come back
+            else:
                 break
-            self.end(self.numbers.choice(sorted(self.busy)))
-        # Nobody is at work, though all have just asked.
         assert self.schedule.is_over, "a deadlock"
         for ticket in self.without_room:  # now there is some
             assert self.schedule.take(ticket, self.new_name()) is None
@@ -361,7 +387,7 @@ class TroubledJob:
             self.schedule.failed(unit.id, "odd")
             self.take(ticket, replica)  # the same call goes on
         elif kind == "fail to load":
-            self.schedule.load_failed(unit.id, "stale file handle")
+            self.schedule.load_failed(unit.id, replica, "stale file handle")
             self.not_loaded[unit.id] += 1
             self.take(ticket, replica)
         elif kind == "fail for good":

@@ -1,0 +1,107 @@
+"""The store's actor without its process: replicas that fail, die or never come do not keep the others waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from evalgen.work import write_units
+from ray_jobs import store
+from tests.unit.test_schedule import units_of
+
+PATIENCE_S = 30.0
+Scenario = Callable[[Any], Coroutine[Any, Any, None]]
+ALIVE = [{"NodeID": "n1", "Alive": True}, {"NodeID": "n2", "Alive": True}]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
+    """Plays a scenario with the store of a job of three units and two replicas, which soon loses its patience."""
+    monkeypatch.setattr(ray, "nodes", lambda: ALIVE)
+    monkeypatch.setattr(store, "NODES_LOOKED_AT_EVERY_S", 0.01)
+    monkeypatch.setattr(store, "PATIENCE_S", 0.1)
+    units = tmp_path / "units"
+    write_units(units, units_of({"a": [3, 2, 1]}))
+    actor_class = store.StoreActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    actor = actor_class(
+        samples=tmp_path / "samples", verdicts=tmp_path / "verdicts", earlier_verdicts=[], units=units, num_replicas=2
+    )
+
+    def play(scenario: Scenario) -> None:
+        asyncio.run(asyncio.wait_for(scenario(actor), PATIENCE_S))
+
+    return play
+
+
+async def taken(actor: Any, ticket: int, replica: str, device: str, node: str = "n1") -> str | None:
+    assignment = await actor.take(ticket, replica, device, node)
+    return assignment and assignment.unit.id
+
+
+def test_a_replica_that_cannot_load_and_waits_for_one_that_never_comes_tries_again(
+    run: Callable[[Scenario], None],
+) -> None:
+    async def scenario(actor: Any) -> None:
+        assert await taken(actor, 1, "x", "gpu 0") == "a0"
+        await actor.load_failed("a0", "x", "stale file handle")
+        assert await taken(actor, 1, "x", "gpu 0") == "a1"
+
+    run(scenario)
+
+
+def test_where_nobody_is_left_what_waits_is_given_up(run: Callable[[Scenario], None]) -> None:
+    """One replica's node has died for good, the other's GPU is broken."""
+
+    async def scenario(actor: Any) -> None:
+        assert await taken(actor, 1, "x", "gpu 0") == "a0"
+        assert await taken(actor, 2, "y", "gpu 1", "n2") == "a1"
+        ray.nodes = lambda: ALIVE[:1]
+        await actor.device_failed("a0", "gpu 0", "CUDA error")
+        again = await taken(actor, 3, "x", "gpu 0")
+        assert again in ("a1", "a2"), "another, so that the unit is not to blame"
+        await actor.device_failed(again, "gpu 0", "CUDA error")
+        assert await taken(actor, 4, "x", "gpu 0") is None
+        failures = await actor.failed_units()
+        assert {failure.unit.id for failure in failures} == {"a0", "a1", "a2"}
+
+    run(scenario)
+
+
+def test_a_unit_comes_back_though_its_ticket_is_repeated_on_a_retired_gpu(run: Callable[[Scenario], None]) -> None:
+    async def scenario(actor: Any) -> None:
+        for ticket, expected in ((1, "a0"), (2, "a1")):
+            assert await taken(actor, ticket, "x", "gpu 0") == expected
+            await actor.device_failed(expected, "gpu 0", "CUDA error")
+        assert await taken(actor, 3, "y", "gpu 1") == "a0"
+        repeated = asyncio.create_task(taken(actor, 3, "y", "gpu 0"))  # their processes died, and Ray swapped the GPUs
+        got = {await taken(actor, 4, "x", "gpu 1")}
+        while None not in got:
+            (unit_id,) = [unit_id for unit_id in got if unit_id]
+            await actor.unit_failed(unit_id, "odd", True)
+            got = {await taken(actor, 4, "x", "gpu 1")}
+        assert await repeated is None
+
+    run(scenario)
+
+
+def test_nodes_are_looked_at_again_when_ray_could_not_tell(run: Callable[[Scenario], None]) -> None:
+    async def scenario(actor: Any) -> None:
+        answers = iter([RuntimeError("the GCS is away")])
+
+        def nodes() -> list[dict[str, Any]]:
+            for error in answers:
+                raise error
+            return ALIVE[:1]
+
+        ray.nodes = nodes
+        assert await taken(actor, 1, "x", "gpu 0", "n2") == "a0"
+        for ticket, expected in ((2, "a1"), (3, "a2")):
+            assert await taken(actor, ticket, "y", "gpu 1") == expected
+        assert await taken(actor, 4, "y", "gpu 1") == "a0"
+
+    run(scenario)
