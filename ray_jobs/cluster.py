@@ -45,6 +45,8 @@ def ray_session(timings: Timings, metadata: Mapping[str, str] | None = None) -> 
 
 
 def _start(metadata: Mapping[str, str]) -> None:
+    # Ray Data would start a process of its own to report that it was used: seconds of a small job.
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     # The driver shows progress and errors in its own words; the workers' own logs are on the dashboard.
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(metadata=dict(metadata)))
