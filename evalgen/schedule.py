@@ -61,6 +61,7 @@ class Schedule:
         self._gone: set[str] = set()  # replicas
         self.expects_others = True
         self._of_ticket: dict[int, _Task] = {}
+        self._last_of: dict[str, _Task] = {}  # by replica
         self._num_in_flight = 0
         self._measured = _Measured()
         self._now = 0.0  # seconds since the first take, as far as a finished unit has told
@@ -78,6 +79,8 @@ class Schedule:
         """
         assert self.finished_unit_of(ticket) is None, ticket
         self.came_again(ticket)
+        # It does one unit at a time: what it has in flight, under a ticket that waits behind this one, died with it.
+        self._lose(self._last_of.get(replica), replica)
         self._gone.discard(replica)
         task = self._choice(replica)
         if task is None:
@@ -91,10 +94,8 @@ class Schedule:
         `take` sees to it. Only a replica that is not to take anything has to tell.
         """
         task = self._of_ticket.get(ticket)
-        if task is not None and task.state == "in flight" and task.ticket == ticket:
-            task.num_deaths += 1
-            self._process_ended(task.replica)
-            self._end_attempt(task, _reason_of_death(task))
+        if task is not None and task.ticket == ticket:
+            self._lose(task, task.replica)
 
     def node_died(self, replica: str) -> None:
         """That of `replica`: its unit in flight has lost an attempt.
@@ -289,6 +290,13 @@ class Schedule:
         """Seconds for a unit of cost. Before anything is measured everyone is loading, and any pace will do."""
         return queue.measured.pace or self._measured.pace or 1.0
 
+    def _lose(self, task: _Task | None, replica: str) -> None:
+        """The attempt of `replica`, if it is not over: its process has died."""
+        if task is not None and task.state == "in flight" and task.replica == replica:
+            task.num_deaths += 1
+            self._process_ended(replica)
+            self._end_attempt(task, _reason_of_death(task))
+
     def _begin(self, task: _Task, ticket: int, replica: str) -> None:
         before = self._held.get(replica)
         if before is not None and before is not task.queue:
@@ -297,7 +305,7 @@ class Schedule:
         task.loads, task.begun_at = before is not task.queue, self._now
         task.queue.begin(task)
         self._held[replica] = task.queue
-        self._of_ticket[ticket] = task
+        self._of_ticket[ticket] = self._last_of[replica] = task
         self._num_in_flight += 1
         self._survey = None
 

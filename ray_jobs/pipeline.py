@@ -64,6 +64,7 @@ log = logging.getLogger("evalgen.pipeline")
 
 CONNECTIONS_PER_GRADING_ACTOR = 100
 UNITS_IN_FLIGHT_PER_GRADING_ACTOR = 16  # so that a slow answer in one unit does not hold up the next
+TICKETS_OF_REPLICA = 2  # one in use, and one at hand: on its way from the driver a replica would idle for 0.2 s a unit
 MAX_ROUNDS = 3  # of the pipeline, while units are missing that nobody reports as failed
 
 
@@ -162,8 +163,9 @@ def _rounds(stages: _Stages, work: Work) -> Iterator[GradedUnit | FailedUnit]:
     num_tickets, stored = len(work.units), list(work.ungraded)
     first_ticket = 0
     for _ in range(MAX_ROUNDS):
-        # One more for each replica: one that waits for work keeps its ticket from those that have some.
-        tickets = range(first_ticket, first_ticket + num_tickets + stages.num_replicas) if num_tickets else range(0)
+        # More for each replica: one that waits for work keeps its tickets from those that have some.
+        num_kept = TICKETS_OF_REPLICA * stages.num_replicas
+        tickets = range(first_ticket, first_ticket + num_tickets + num_kept) if num_tickets else range(0)
         first_ticket += len(tickets)
         for batch in stages.run(tickets, stored):
             for graded in _graded_units(batch):
@@ -234,7 +236,7 @@ class _Stages:
             fn_constructor_kwargs={"store": self.store, "make_engine": self.make_engine},
             batch_size=1,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=self.num_replicas, max_tasks_in_flight_per_actor=1),
+            compute=ActorPoolStrategy(size=self.num_replicas, max_tasks_in_flight_per_actor=TICKETS_OF_REPLICA),
             # No CPU is reserved: on a small machine actors that hold them would leave none for reading the tickets.
             num_cpus=0,
             num_gpus=self.config.num_gpus_per_replica if num_gpus() else 0,

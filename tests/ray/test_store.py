@@ -100,8 +100,8 @@ def test_nodes_are_looked_at_again_when_ray_could_not_tell(run: Callable[[Scenar
 
         ray.nodes = nodes
         assert await taken(actor, 1, "x", "gpu 0", "n2") == "a0"
-        for ticket, expected in ((2, "a1"), (3, "a2")):
-            assert await taken(actor, ticket, "y", "gpu 1") == expected
-        assert await taken(actor, 4, "y", "gpu 1") == "a0"
+        assert await taken(actor, 2, "y", "gpu 1") == "a1"
+        assert await taken(actor, 3, "z", "gpu 2") == "a2"
+        assert await taken(actor, 4, "w", "gpu 3") == "a0"
 
     run(scenario)

@@ -113,6 +113,17 @@ def test_a_process_that_dies_loses_an_attempt_and_the_third_gives_the_unit_up() 
     assert job.schedule.is_over
 
 
+def test_what_a_process_had_in_flight_is_given_out_though_ray_repeats_the_next_call_first() -> None:
+    """A replica has two calls, one after the other; both are repeated when its process dies, in any order."""
+    job = replicas_of({"a": [2]}, 1)
+    assert job.take("x") == "a0"
+    first = job.tickets["x"]
+    assert job.take("x") == "a0", "the second call does not wait for the first, which waits behind it"
+    job.finish("a0")
+    assert job.schedule.take(first, "x") is None
+    assert job.schedule.is_over and not job.schedule.failures
+
+
 def test_a_lost_result_is_read_again_and_not_sampled_again() -> None:
     job = replicas_of({"a": [2, 1]})
     assert job.take("x") == "a0"
