@@ -27,7 +27,7 @@ from evalgen.verdict_store import VerdictStore
 from evalgen.work import read_units
 from ray_jobs.metrics import StoreMetrics, StoreTotals
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("evalgen.store")
 
 PATIENT_CALLS = 10_000  # that may wait in the actor at once: a replica without work, a question on its way
 NODES_LOOKED_AT_EVERY_S = 5.0

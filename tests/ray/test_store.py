@@ -50,6 +50,7 @@ def test_a_replica_that_cannot_load_and_waits_for_one_that_never_comes_tries_aga
         assert await taken(actor, 1, "x", "gpu 0") == "a0"
         await actor.load_failed("a0", "x", "stale file handle")
         assert await taken(actor, 1, "x", "gpu 0") == "a1"
+        assert "yet to come" in str(actor._events.since(0)), "the job's log says what it waits for"
 
     run(scenario)
 
