@@ -18,6 +18,8 @@ from selenium.webdriver.chrome.service import Service
 FLAGS = """--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
 --disable-component-update --disable-sync --hide-scrollbars --force-device-scale-factor=1""".split()
 BINARIES = ("chromium", "chromium-browser", "google-chrome")
+# A page that has loaded may still be behind the one before it: no picture can be taken until it has been painted.
+PAINTED = "requestAnimationFrame(() => requestAnimationFrame(arguments[arguments.length - 1]))"
 LEGIBLE = 64  # shades of grey of 256, between text and what is behind it
 LEAST_INK = 0.005  # of a page, as a share of its pixels
 NO_CHROMIUM = "needs chromium and chromedriver (Debian: chromium, chromium-driver)"
@@ -53,6 +55,7 @@ def open_page(driver: Chrome, path: Path, width: int = 1280, theme: str = "light
     features = [{"name": name, "value": value} for name, value in media.items()]
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     driver.get(path.as_uri())
+    driver.execute_async_script(PAINTED)
 
 
 def console(driver: Chrome) -> list[str]:
