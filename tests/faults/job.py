@@ -23,6 +23,7 @@ from tests.faults.evidence import Moment
 from tests.faults.gates import Gate
 from tests.faults.recording import Record
 from tests.messages_api import API_KEY, MessagesApi
+from tests.processes import started_here, title
 from tests.ray.jobs import mayors_arguments
 from tests.waiting import wait_until
 
@@ -64,7 +65,7 @@ class Job:
         self._gates.mkdir(parents=True)
         self.output_dir.mkdir()
         self.record = Record(self._gates)
-        self._others = set(_started_by_this_process())  # of earlier jobs on the same Ray
+        self._others = set(started_here())  # of earlier jobs on the same Ray
         self._ever_started: set[psutil.Process] = set()
 
     @property
@@ -162,9 +163,9 @@ class Job:
         """The one that began a unit last."""
         return psutil.Process(self.record.begun()[-1].process)
 
-    def actor(self, title: str) -> psutil.Process:
+    def actor(self, kind: str) -> psutil.Process:
         """The process of this job that has one of the titles above."""
-        found = [each for each in set(_started_by_this_process()) - self._others if title in _title(each)]
+        found = [each for each in set(started_here()) - self._others if kind in title(each)]
         (process,) = found
         return process
 
@@ -182,7 +183,7 @@ class Job:
     def processes_left(self) -> list[psutil.Process]:
         """What this job started, and has not ended yet; without Ray's agents, which look for their Ray for a minute."""
         alive = [process for process in self._ever_started if _is_alive(process)]
-        return [process for process in alive if not any(agent in _title(process) for agent in RAY_AGENTS)]
+        return [process for process in alive if not any(agent in title(process) for agent in RAY_AGENTS)]
 
     def _note_processes(self) -> None:
         if self.process.is_running():
@@ -196,19 +197,8 @@ def kill(process: psutil.Process) -> None:
     wait_until(lambda: not _is_alive(process), PATIENCE_S, f"{process} is dead")
 
 
-def _started_by_this_process() -> list[psutil.Process]:
-    return list(psutil.Process().children(recursive=True))
-
-
 def _is_alive(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 
 from ray_jobs.generate_eval_datasets import main
 from tests.messages_api import MessagesApi, error
+from tests.processes import titled
 from tests.ray.conftest import RayCluster
 from tests.ray.jobs import DRIVER, Experiment, mayors_arguments, run_job, several_runs
 from tests.waiting import wait_until
@@ -139,7 +139,7 @@ def test_the_first_verdict_comes_before_the_last_unit_is_sampled(
     try:
         # A unit is stored before its questions move on; once the second is, those of the first have left the replica.
         wait_until(lambda: _stored(tmp_path, "samples/*.parquet") >= 2, PATIENCE_S, "the second unit is stored")
-        (replica,) = [p for p in psutil.process_iter(["cmdline"]) if _samples(p)]
+        (replica,) = titled(SAMPLING_PROCESS)
         replica.suspend()
         units_before = _stored(tmp_path, "samples/*.parquet")
         wait_until(lambda: _num_verdicts(tmp_path) > 0, PATIENCE_S, "the first verdict is stored")
@@ -154,10 +154,6 @@ def test_the_first_verdict_comes_before_the_last_unit_is_sampled(
 
 def _driver_command(run: Path, output_dir: Path, **overrides: object) -> list[str]:
     return [sys.executable, str(DRIVER), *mayors_arguments(run, output_dir, **overrides)]
-
-
-def _samples(process: psutil.Process) -> bool:
-    return any(SAMPLING_PROCESS in part for part in process.info["cmdline"] or ())
 
 
 def _stored(output_dir: Path, pattern: str) -> int:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from tests.processes import titled
 from tests.ray.conftest import RayCluster
 from tests.ray.jobs import DRIVER, Experiment, FinishedJob, mayors_arguments
 from tests.waiting import POLL_S
@@ -30,10 +32,11 @@ def run_and_kill(arguments: list[str], is_enough: Callable[[int], bool]) -> tupl
     deadline = time.monotonic() + PATIENCE_S
     try:
         while job.poll() is None and not is_enough(len(killed)) and time.monotonic() < deadline:
-            for process in psutil.process_iter(["cmdline"]):
-                if AT_WORK in " ".join(process.info["cmdline"] or ()) and process.pid not in killed:
-                    process.kill()
-                    killed.add(process.pid)
+            for process in titled(AT_WORK):
+                if process.pid not in killed:
+                    with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                        process.kill()
+                        killed.add(process.pid)
             time.sleep(POLL_S)
         _, printed = job.communicate(timeout=PATIENCE_S)
     finally:
