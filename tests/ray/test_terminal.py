@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +75,7 @@ def begun_with(lines: list[str], word: str) -> list[str]:
 def test_the_view_stays_in_its_place_and_fits_80_columns(
     joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, terminal: Terminal
 ) -> None:
-    limits = Limits(requests_per_minute=500, input_tokens_per_minute=600_000, output_tokens_per_minute=90_000, **STRICT)
+    limits = Limits(requests_per_minute=60, input_tokens_per_minute=600_000, output_tokens_per_minute=90_000, **STRICT)
     prices = {MODEL: Price(input_usd=1.0, output_usd=5.0)}
     faults = Faults(overloaded=0.05)
     with ChaosApi(limits=limits, prices=prices, latency_s=0.5, latency_sigma=0.5, faults=faults) as api:
@@ -104,6 +104,7 @@ def test_the_view_stays_in_its_place_and_fits_80_columns(
         assert max(map(len, screen)) <= WIDTH and not [line for line in screen if line.endswith("…")]
         terminal.tmux("resize-window", "-t", "job", "-x", "110", "-y", "60")
         terminal.wait_for(lambda lines: len(begun_with(lines, "sampling")[0]) > WIDTH, "it is as wide as its window")
+        api.set(limits=replace(limits, requests_per_minute=6000))  # it has been watched long enough
         end = terminal.wait_for(lambda lines: bool(begun_with(lines, "ended with")), "the job ends")
         captures.write_text("\n".join([captures.read_text(), "=" * WIDTH, *end]))
     assert begun_with(end, "ended with 0") and begun_with(end, "Grading statistics")
