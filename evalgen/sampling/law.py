@@ -26,7 +26,6 @@ from evalgen.records import SamplingLaw
 
 LEAST_LOG_WEIGHT = -87.0  # of a token against the most probable one: about the least float32 but for denormals
 CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}  # whose distributions are worked out together
-LEAST_SEARCH_WIDTH = 32  # draws of a node that are searched together, at least
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,21 +154,22 @@ class NextToken:
 
     def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
         """As `Distributions.pick`. The CDF is searched by block and then by token: no sum over the whole vocabulary."""
-        device = self.law_cdf.device
-        num_blocks, width = self.law_weights.shape[1:]
-        at, u = torch.from_numpy(rows).to(device), torch.from_numpy(uniforms).to(device)
-        target = u * self.law_cdf[at, -1]
-        blocks = _search(self.law_cdf, rows, target)
-        target -= torch.where(blocks > 0, self.law_cdf[at, blocks - 1], 0.0)
+        # Sums are made where the weights are, and searched on the host, where the draws and their numbers are.
+        num_nodes, num_blocks, width = self.law_weights.shape
+        block_cdf = self.law_cdf.cpu().numpy()
+        target = uniforms * block_cdf[:, -1].take(rows)
+        blocks = _search(block_cdf, rows, target)
+        pairs = rows * num_blocks + blocks
+        target -= np.where(blocks > 0, block_cdf.take(pairs - 1), 0.0)
         # Few (node, block) pairs are distinct: only their tokens are summed up.
-        pairs = (at * num_blocks + blocks).cpu().numpy()
-        order, first = grouped(pairs)
-        distinct = torch.from_numpy(pairs[order][first]).to(device)
-        cdf = self.law_weights.view(-1, width)[distinct].double().cumsum(-1)  # (G, W)
-        pair_of_draw = np.repeat(np.arange(len(first)), np.diff(first, append=len(order)))
-        within = _search(cdf, pair_of_draw, target[torch.from_numpy(order).to(device)])
-        tokens = np.empty(len(rows), np.int64)
-        tokens[order] = pairs[order] % num_blocks * width + within.cpu().numpy()
+        is_wanted = np.zeros(num_nodes * num_blocks, bool)
+        is_wanted[pairs] = True
+        wanted = np.flatnonzero(is_wanted)  # (G,)
+        place = np.empty(num_nodes * num_blocks, np.int64)  # of each of these pairs among them
+        place[wanted] = np.arange(len(wanted))
+        at = torch.from_numpy(wanted).to(self.law_weights.device)
+        token_cdf = self.law_weights.view(-1, width).index_select(0, at).double().cumsum(-1).cpu().numpy()  # (G, W)
+        tokens: NDArray[np.int64] = blocks * width + _search(token_cdf, place.take(pairs), target)
         return tokens
 
     def logprobs(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -248,23 +248,23 @@ def _in_blocks(weights: Tensor) -> Tensor:
 def grouped(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The order that sorts D `keys` (0 or more), equal ones as they stand, and where in it each distinct key begins."""
     order = np.argsort(keys, kind="stable")
-    return order, np.flatnonzero(np.diff(keys[order], prepend=-1))
+    return order, np.flatnonzero(np.diff(keys[order], prepend=-1) != 0)
 
 
-def _search(cdf: Tensor, groups: NDArray[np.int64], values: Tensor) -> Tensor:
-    """For each of D `values` the first place in row `groups[d]` of `cdf` (G, B) that lies above it: shape (D,).
+def _search(cdf: NDArray[np.float64], rows: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.int64]:
+    """For each of D `values` the first place in row `rows[d]` of `cdf` (G, B) that lies above it: shape (D,).
 
-    `groups` ascend. The draws of a group are laid out in rows of a grid, so that one search does them all.
+    All are searched side by side, each step halving the places that are left to every one of them.
     """
-    num_of_group = np.bincount(groups, minlength=len(cdf))
-    width = max(LEAST_SEARCH_WIDTH, len(groups) // max(1, len(cdf)))  # few copies of the CDFs, and few empty places
-    rows_of_group = -(-num_of_group // width)
-    first_row = np.cumsum(rows_of_group) - rows_of_group
-    first_of_group = np.cumsum(num_of_group) - num_of_group
-    places = np.arange(len(groups)) + np.repeat(first_row * width - first_of_group, num_of_group)
-    at = torch.from_numpy(places).to(cdf.device)
-    grid = values.new_zeros(int(rows_of_group.sum()) * width).scatter_(0, at, values).view(-1, width)
-    sorted_rows = cdf[torch.from_numpy(np.repeat(np.arange(len(cdf)), rows_of_group)).to(cdf.device)]
     # A value can round up to the last sum itself, beyond which there is no token.
-    below_last = torch.nextafter(sorted_rows[:, -1:], torch.zeros_like(sorted_rows[:, -1:]))
-    return torch.searchsorted(sorted_rows, torch.minimum(grid, below_last), right=True).view(-1)[at]
+    values = np.minimum(values, np.nextafter(cdf[:, -1], 0.0).take(rows))
+    sums = cdf.reshape(-1)
+    first = rows * cdf.shape[1]
+    found = first.copy()
+    num_left = cdf.shape[1]
+    while num_left > 1:
+        half = num_left // 2
+        found += half * (sums[half - 1 :].take(found) <= values)
+        num_left -= half
+    places: NDArray[np.int64] = found - first
+    return places

@@ -102,7 +102,8 @@ class _Tail(DynamicLayer):
         if self.keys is not None and self.values is not None:
             selected.lazy_initialization(self.keys, self.values)
             rows = rows.to(self.keys.device)  # layers may be spread over several
-            selected.keys, selected.values = self.keys[rows], self.values[rows]
+            # On a CPU a fifth of the time that `keys[rows]` takes.
+            selected.keys, selected.values = self.keys.index_select(0, rows), self.values.index_select(0, rows)
         return selected
 
 
@@ -123,7 +124,7 @@ class Grid:
 
     def of_prompts(self, tensor: Tensor) -> Tensor:
         """(P, ...) as (G, ...)."""
-        return tensor if self._present is None else tensor[self._present.to(tensor.device)]
+        return tensor if self._present is None else tensor.index_select(0, self._present.to(tensor.device))
 
     def mask(self, mask: Tensor) -> Tensor:
         """(N, 1, 1, S) as (G, 1, 1, S): all prefixes of a prompt are equally long, so a window begins at one place."""
@@ -132,7 +133,7 @@ class Grid:
     def to_grid(self, tensor: Tensor) -> Tensor:
         """(N, K, R, E) as (G, K, M * R, E)."""
         num_all, num_kv, num_shared, width = tensor.shape
-        rows = tensor if num_all == len(self._rows) else tensor[self._rows.to(tensor.device)]
+        rows = tensor if num_all == len(self._rows) else tensor.index_select(0, self._rows.to(tensor.device))
         if not self._full:
             empty = rows.new_zeros(self.num_groups * self.num_places, num_kv, num_shared, width)
             rows = empty.index_copy_(0, self._places.to(rows.device), rows)
@@ -144,7 +145,7 @@ class Grid:
         num_groups, num_kv, _, width = grid.shape
         rows = grid.view(num_groups, num_kv, self.num_places, -1, width).transpose(1, 2)
         rows = rows.reshape(num_groups * self.num_places, num_kv, -1, width)
-        return rows if self._full else rows[self._places.to(rows.device)]
+        return rows if self._full else rows.index_select(0, self._places.to(rows.device))
 
 
 class Grids:
@@ -178,7 +179,7 @@ class Grids:
         if len(parts) == 1:
             return parts[0]
         order = self._order.to(query.device)
-        return [torch.cat(of_grids)[order] for of_grids in zip(*parts, strict=True)]
+        return [torch.cat(of_grids).index_select(0, order) for of_grids in zip(*parts, strict=True)]
 
 
 def _attention(
