@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from evalgen.errors import InputError
+from evalgen.model_source import ModelSource
 from evalgen.records import Checkpoint
+
+log = logging.getLogger(__name__)
 
 STEP = re.compile(r"_s(\d+)$")
 RUN_CODE = re.compile(r"\d{4}_\d\d_\d\d_\d\d-\d\d-\d\d_([A-Za-z0-9]{5})_")  # <stamp>_<code>_<name>
@@ -157,20 +163,60 @@ def _hub_checkpoint(hub_id: str) -> InnerRun:
     name, _, revision = hub_id.partition("@")
     if Path(name).is_absolute() or name.count("/") != 1:
         raise InputError(f"data_model_path {hub_id} does not exist; expected a run directory, a checkpoint or a hub id")
-    from huggingface_hub import hf_hub_download
-
     try:
-        config = Path(hf_hub_download(name, "config.json", revision=revision or None, etag_timeout=5))
-    except Exception as error:  # of any type, by what keeps the client from the Hub
-        reason = " ".join(str(error).split())[:200]
+        config = _config_on_hub(name, revision or None)
+    except _HubNotReached as error:
         raise InputError(
-            f"data_model_path {hub_id} is no directory here, and no model of that hub id: {reason}"
+            f"data_model_path {hub_id} is no directory here, nor a model that was read from the Hub before, and the "
+            f"Hub is not reached: {_in_one_line(error)}; give the path of one that is there, or mend the network"
+        ) from None
+    except Exception as error:  # of any type, by what keeps the client from the Hub
+        raise InputError(
+            f"data_model_path {hub_id} is no directory here, and no model of that hub id: {_in_one_line(error)}"
         ) from None
     organisation, model = name.split("/")
     path = f"{name}@{config.parent.name}"  # the client names the directory of a snapshot by its commit
     checkpoint = Checkpoint(run=organisation, name=model, path=path, tokenizer_path=path)
     assert checkpoint.source.commit, f"no commit: {config}"
     return InnerRun(label=organisation, checkpoints=(checkpoint,), eval_datasets=None)
+
+
+def _config_on_hub(name: str, revision: str | None) -> Path:
+    """A model's config.json in the cache of the Hub's client, of the commit that `revision` is now.
+
+    Raises:
+        _HubNotReached: no connection to it, and the cache does not have the file.
+        Exception: of any other type, whatever the client raises.
+    """
+    import httpx2
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    file = "config.json"
+    download = partial(hf_hub_download, name, file, revision=revision)
+    if ModelSource.of(f"{name}@{revision}").commit is not None:
+        with suppress(LocalEntryNotFoundError):
+            return Path(download(local_files_only=True))
+    try:
+        # Once: `hf_hub_download` tries for half a minute to connect, and nothing that can be set makes it try less.
+        # Whoever mistyped a directory would wait for that. All but connecting is left to it and its patience.
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        try:
+            return Path(download(local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise _HubNotReached(str(error) or type(error).__name__) from None
+    except Exception as error:  # of any type: offline mode, no such model, an answer that takes long
+        log.info("%s of %s on the Hub: %s", file, name, _in_one_line(error))
+    return Path(download())
+
+
+class _HubNotReached(Exception):
+    """There is no connection."""
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _checkpoint_dirs(directory: Path) -> list[Path]:

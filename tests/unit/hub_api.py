@@ -65,6 +65,7 @@ class HubApi:
         self.role = "write"  # what the token may do
         self.num_outages = 0  # uploads of files that fail before one succeeds
         self.refuses_commits = False
+        self.num_failures = 0  # requests for a model's files that fail before one succeeds
         self.is_away = False  # connections end without an answer
 
     def push_model(self, name: str, directory: Path) -> str:
@@ -187,6 +188,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def model_file(self, _: bytes, name: str, revision: str, path: str) -> None:
         self.hub.revisions_read.append((revision, path))
+        if self.hub.num_failures:
+            self.hub.num_failures -= 1
+            return self._reply(503, {"error": "try again"})
         if name not in self.hub.models:
             return self._reply(404, {"error": "Not Found"}, {"X-Error-Code": "RepoNotFound"})
         found = self.hub.models[name].files_of(revision)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -265,6 +268,52 @@ def test_a_hub_that_drops_connections_is_an_input_error(pushed: Model, worker: W
     pushed.push_older()
     pushed.hub.is_away = True
     assert worker("find", pushed.name).startswith(f"error: data_model_path {pushed.name} is no directory here")
+
+
+@contextmanager
+def nobody_listens() -> Iterator[int]:
+    """A port where connections are refused: as without a network, there is an error at once."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+@contextmanager
+def packets_are_dropped() -> Iterator[int]:
+    """A port where connections are neither made nor refused, as behind a firewall."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # more than wait in line
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("line", [nobody_listens, packets_are_dropped])
+def test_without_a_network_a_wrong_path_is_told_at_once_and_what_was_read_before_is_found(
+    line: Callable[[], AbstractContextManager[int]], pushed: Model, worker: Worker, environment: dict[str, str]
+) -> None:
+    """By itself the client goes on trying for 23 s at least."""
+    path = f"{pushed.name}@{pushed.push_older()}"
+    assert worker("find", pushed.name)[2] == path
+    with line() as port:
+        cut_off = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_ETAG_TIMEOUT": "1"}
+        with working(environment | cut_off) as alone:
+            assert alone("find", path)[2] == path  # and all has been imported
+            for wanted in ("outputs/mistyped_run", f"{pushed.name}@dev"):
+                begun_at = time.monotonic()
+                error = alone("find", wanted)
+                assert time.monotonic() - begun_at < 8
+                assert error.startswith(f"error: data_model_path {wanted} is no directory here, nor a model")
+                assert "the Hub is not reached: " in error
+            assert alone("find", pushed.name)[2] == path
+
+
+def test_a_hub_that_fails_for_a_moment_is_tried_again(pushed: Model, worker: Worker) -> None:
+    commit = pushed.push_older()
+    pushed.hub.num_failures = 2
+    assert worker("find", pushed.name)[2] == f"{pushed.name}@{commit}"
 
 
 def test_a_checkpoint_is_stored_as_ever_so_that_units_keep_their_keys() -> None:
