@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 
 from evalgen.command_line import parse_flags, unknown_name
-from evalgen.config_files import absolute_path, read_config_file, without_tilde
+from evalgen.config_files import absolute_path, check_writable, read_config_file, without_tilde
 from evalgen.errors import ConfigError
 from evalgen.records import Limits, SamplingLaw
 from evalgen.resume import check_resumable, stored_settings
@@ -274,6 +274,20 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
     before = _checked_config(stored, {}, root)
     check_resumable(_with_whole_runs(before), _with_whole_runs(config), directory)
     return config
+
+
+def check_can_write(config: JobConfig) -> None:
+    """Whether the job can write where it is to: beside the checks of its input, for what else finds out imports first.
+
+    Not a part of `load_config`, by which jobs are read whose directory nobody may write any more.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if config.resume is not None:
+        check_writable(Path(config.resume), "resume", "go on with a copy of the experiment")
+    else:
+        check_writable(Path(config.output_dir), "output_dir", "give another --output_dir")
 
 
 def _with_whole_runs(config: JobConfig) -> dict[str, Any]:

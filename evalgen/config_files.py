@@ -1,4 +1,4 @@
-"""What configuration files hold, and which path a relative one means."""
+"""What configuration files hold, which path a relative one means, and whether one can be written."""
 
 from __future__ import annotations
 
@@ -47,6 +47,35 @@ def absolute_path(path: str, root: Path, may_be_hub_id: bool = False) -> str:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path!r} is no path: {getattr(error, 'strerror', None) or error}") from None
     return os.path.abspath(in_root)
+
+
+def check_writable(directory: Path, setting: str, or_else: str) -> None:
+    """Whether files can be made in `directory`, or it can be made itself. Nothing is made; the disk may yet be full.
+
+    Raises:
+        ConfigError: it is not so, and why. `setting` names the directory; `or_else` says what a user can do about it.
+    """
+    try:
+        existing = next(path for path in (directory, *directory.parents) if _is_there(path))
+        if not existing.is_dir():
+            raise ConfigError(
+                f"{setting}: cannot make {directory}: {existing} is there and no directory; move it, or {or_else}"
+            )
+        if not os.access(existing, os.W_OK | os.X_OK):
+            is_read_only = os.statvfs(existing).f_flag & os.ST_RDONLY
+            reason = "lies on a read-only file system" if is_read_only else "may not be written by this user"
+            raise ConfigError(f"{setting}: cannot write to {directory}: {existing} {reason}; allow it, or {or_else}")
+    except (OSError, ValueError) as error:  # no file can have that name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{setting}: cannot make {str(directory)!r}: {reason}; {or_else}") from None
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return False
+    return True
 
 
 def without_tilde(path: str) -> Path:

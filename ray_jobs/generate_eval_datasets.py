@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig, check_can_write, load_config
 from evalgen.errors import JobStopped
 from evalgen.job_log import JobLog
 from evalgen.timings import Timings
@@ -32,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         config = load_config(sys.argv[1:] if argv is None else argv, path_root())
+        check_can_write(config)
         if config.dry_run:
             show_forecast(config)
         else:

@@ -26,7 +26,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from evalgen.command_line import parse_flags
 from evalgen.config import JobConfig, load_config
-from evalgen.config_files import absolute_path
+from evalgen.config_files import absolute_path, check_writable
 from evalgen.errors import ConfigError
 from evalgen.resume import CONFIG_FILE, MAY_CHANGE, PLAN_FILE, stored_settings
 from ray_jobs.exit_codes import exit_code_of
@@ -86,6 +86,7 @@ def regrade(argv: Sequence[str], root: Path) -> Experiment:
         JobStopped: as from `run_job`.
     """
     config, directory = load_regrading(argv, root)
+    check_writable(Path(config.resume or config.output_dir), "output_dir", "regrade a copy of the experiment")
     # Here, so that --help and the errors of a user do not wait for it.
     from evalgen.experiment import Experiment
     from evalgen.job import resolve_job

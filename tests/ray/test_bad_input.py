@@ -119,7 +119,11 @@ def test_an_output_directory_that_cannot_be_made_is_named(
     in_the_way = tmp_path / "outputs"
     in_the_way.write_text("a file")
     assert main(mayors_arguments(mayors_run, in_the_way)) == 2
-    assert f"cannot make {in_the_way}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert (
+        error == f"error: output_dir: cannot make {in_the_way}: {in_the_way} is there and no directory; move it, or "
+        "give another --output_dir\n"
+    )
 
 
 def test_a_cluster_that_cannot_be_joined_is_one_line_that_says_how_to_go_on(

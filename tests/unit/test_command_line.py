@@ -1,15 +1,18 @@
-"""Values as typed on a command line, lists above all: they arrive as they were typed."""
+"""Values as typed on a command line, lists above all: they arrive as they were typed. And where output may not go."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig, check_can_write, load_config
 from evalgen.errors import ConfigError
 
 
@@ -84,3 +87,79 @@ def test_a_plain_value_may_begin_with_a_dash(argv: list[str]) -> None:
 
 def test_a_project_named_null_is_a_name() -> None:
     assert load("--wandb_project", "null").wandb_project == "null"
+
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def check(output_dir: Path) -> None:
+    check_can_write(load("--output_dir", str(output_dir)))
+
+
+def test_an_output_directory_that_is_there_or_can_be_made_is_taken_and_not_made(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path, tmp_path / "a" / "b", tmp_path / "link" / "a"):
+        check(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_what_is_in_the_way_of_the_output_directory_is_named(tmp_path: Path) -> None:
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("x")
+    link.symlink_to(tmp_path / "nowhere")
+    for path, in_the_way in ((file, file), (file / "a" / "b", file), (link, link), (link / "a", link)):
+        with pytest.raises(ConfigError) as raised:
+            check(path)
+        assert str(raised.value) == (
+            f"output_dir: cannot make {path}: {in_the_way} is there and no directory; move it, or give another "
+            "--output_dir"
+        )
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"], ids=["too long", "a null character"])
+def test_an_output_directory_that_no_file_system_has_is_an_error(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"output_dir: cannot make '.*; give another --output_dir"):
+        check(tmp_path / name)
+
+
+def test_a_resumed_job_writes_where_it_began_and_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    config = load("--output_dir", str(tmp_path / "file"))
+    check_can_write(config.model_copy(update={"resume": str(tmp_path)}))
+    with pytest.raises(ConfigError, match=r"resume: cannot make .*go on with a copy of the experiment"):
+        check_can_write(config.model_copy(update={"resume": str(tmp_path / "file")}))
+
+
+def test_an_output_directory_that_belongs_to_others_is_an_error(tmp_path: Path) -> None:
+    """Checked by nobody where the tests run as root, who may write everywhere."""
+    tmp_path.chmod(0o500)
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+    directory = Path("/not-there/a") if as_nobody else tmp_path / "a"
+    existing = directory.parent.parent if as_nobody else tmp_path
+    code = (
+        "from pathlib import Path; from evalgen.config_files import check_writable;"
+        f"check_writable(Path({str(directory)!r}), 'output_dir', 'give another')"
+    )
+    command = [*as_nobody, sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    last_line = done.stderr.strip().splitlines()[-1]
+    if as_nobody and "ConfigError" not in last_line:
+        pytest.skip(f"nobody cannot run this Python: {last_line}")
+    assert last_line.endswith(
+        f"output_dir: cannot write to {directory}: {existing} may not be written by this user; allow it, or "
+        "give another"
+    )
+
+
+def test_a_wrong_output_directory_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    """With the submitted job's root, in which relative ones are made."""
+    (tmp_path / "outputs").write_text("x")
+    code = (
+        "import sys; from pathlib import Path; from ray_jobs import generate_eval_datasets as job;"
+        f"job.path_root = lambda: Path({str(tmp_path)!r});"
+        "code = job.main(['--data_model_path', '/run']);"
+        "print(code, *sorted({'ray', 'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2"]
+    assert f"output_dir: cannot make {tmp_path}/outputs: " in done.stderr
