@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
 from evalgen.grading.batch_api import BatchSettings
+from evalgen.grading.batch_progress import BatchProgress
 from evalgen.grading.batches import grade_in_batches
 from evalgen.grading.prices import load_prices
 from evalgen.grading.spending import Spending
 from evalgen.job import DatasetPlan
-from evalgen.records import BatchProgress, Question
+from evalgen.records import Question
 from evalgen.unit_store import UnitStore
 from evalgen.verdict_store import VerdictStore, spent_usd
 from evalgen.work import questions_of_unit
 
 
 def grade_stored_in_batches(
-    config: JobConfig, experiment: Experiment, plans: Sequence[DatasetPlan], progress: Callable[[BatchProgress], None]
+    config: JobConfig,
+    experiment: Experiment,
+    plans: Sequence[DatasetPlan],
+    show: Sequence[Callable[[BatchProgress], None]] = (),
 ) -> None:
     """Asks what the experiment's samples leave open. Waits for hours, if need be, and can be resumed at any time.
+
+    `show` is called each time that the batches were looked at: every 30 s, and more often at first.
 
     Raises:
         JobStopped: as `grade_in_batches`.
@@ -35,10 +41,16 @@ def grade_stored_in_batches(
             verdicts,
             experiment.directory / "batches",
             prices=load_prices(config.prices),
-            progress=progress,
+            progress=lambda progress: _show_all(show, progress),
             spending=spending,
             settings=BatchSettings(retry_budget_s=60 * config.max_outage_minutes),
         )
+
+
+def _show_all(show: Sequence[Callable[[BatchProgress], None]], progress: BatchProgress) -> None:
+    with suppress(OSError):  # the terminal is gone, say: the job goes on
+        for each in show:
+            each(progress)
 
 
 def _questions(experiment: Experiment, plans: Sequence[DatasetPlan]) -> Iterator[Question]:

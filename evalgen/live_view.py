@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -12,11 +13,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from evalgen.grading.batch_progress import BatchProgress
 from evalgen.job_log import fields
 from evalgen.progress import Progress
-from evalgen.records import BatchProgress
 
 LINE_EVERY_S = 5.0
+SAME_LINE_EVERY_S = 600.0  # while nothing but the time is new, which in a batch it may be for hours
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +54,13 @@ class LiveView:
 
     def show(self, progress: Progress) -> None:
         """To be called as often as is convenient, by any thread."""
-        self._show(_Shown(parts=line_parts(progress), time=time_text(progress), panel=panel(progress), of=progress))
+        parts, time, figures = line_parts(progress), time_text(progress), progress.fields()
+        self._show(_Shown("progress", parts=parts, time=time, panel=panel(progress), figures=figures))
 
     def show_batches(self, progress: BatchProgress) -> None:
         """The same for Message Batches."""
-        self._show(_Shown(parts=batch_parts(progress), time="", panel=batch_panel(progress)))
+        parts, time, figures = batch_parts(progress), batch_time_text(progress), progress.fields()
+        self._show(_Shown("batches", parts=parts, time=time, panel=batch_panel(progress), figures=figures))
 
     def _show(self, shown: _Shown) -> None:
         self._last = shown
@@ -66,15 +70,12 @@ class LiveView:
             self._say(shown)
 
     def _say(self, shown: _Shown) -> None:
-        """Prints and logs a line, if anything but the time is new."""
-        text = "; ".join(shown.parts)
-        if self._last_line is not None and text == self._last_line[0]:
+        """Prints and logs a line, if anything but the time is new or that is long ago."""
+        text, now = "; ".join(shown.parts), self._clock()
+        if self._last_line is not None and text == self._last_line[0] and now - self._last_line[1] < SAME_LINE_EVERY_S:
             return
-        self._last_line = (text, self._clock())
-        if shown.of is None:
-            log.info("%s", text)
-        else:
-            log.info("progress", extra=fields(**shown.of.fields()))
+        self._last_line = (text, now)
+        log.info("%s", shown.event, extra=fields(**shown.figures))
         if self._prints_lines:
             line = f"{text}; {shown.time}" if shown.time else text
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
@@ -83,8 +84,11 @@ class LiveView:
 class _Shown:
     """One state, in every form."""
 
-    def __init__(self, *, parts: Iterable[str], time: str, panel: RenderableType, of: Progress | None = None) -> None:
-        self.parts, self.time, self.panel, self.of = list(parts), time, panel, of
+    def __init__(
+        self, event: str, *, parts: Iterable[str], time: str, panel: RenderableType, figures: Mapping[str, Any]
+    ) -> None:
+        """`event` and `figures` are the log's."""
+        self.event, self.parts, self.time, self.panel, self.figures = event, list(parts), time, panel, figures
 
 
 def line_parts(progress: Progress) -> list[str]:
@@ -119,23 +123,52 @@ def panel(progress: Progress) -> RenderableType:
 
 
 def batch_parts(progress: BatchProgress) -> list[str]:
-    failed = progress.num_errored + progress.num_expired + progress.num_canceled
-    return [
-        f"{progress.num_ended} of {progress.num_batches} batches have ended",
-        f"of {progress.num_questions:,} questions {progress.num_processing:,} are at work, "
-        f"{progress.num_succeeded:,} answered, {failed:,} failed",
-    ]
+    """All figures but the time."""
+    parts = [f"{_ended(progress)} batches have ended", f"{_answered_in_batches(progress)} questions are answered"]
+    return [*parts, _judged_in_batches(progress), _paid_in_batches(progress)]
 
 
 def batch_panel(progress: BatchProgress) -> RenderableType:
-    ended, questions = batch_parts(progress)
+    """At most six lines."""
+    answered = _answered_in_batches(progress)
+    num_met = progress.num_answered + progress.num_waiting
     rows: list[tuple[str, RenderableType]] = [
-        ("batches", _bar_line(progress.num_ended, progress.num_batches, ended.removesuffix(" have ended"))),
-        ("", questions),
+        ("batches", _bar_line(progress.num_ended, progress.num_batches, f"{_ended(progress)} have ended")),
+        ("grading", _bar_line(progress.num_answered, num_met, answered)),
+        ("", _judged_in_batches(progress)),
+        ("", _paid_in_batches(progress)),
     ]
-    if progress.oldest_age_s is not None:
-        rows.append(("", f"the oldest was sent {duration_text(progress.oldest_age_s)} ago"))
+    if waits := batch_time_text(progress):
+        rows.append(("", waits))
     return _grid(rows)
+
+
+def batch_time_text(progress: BatchProgress) -> str:
+    if progress.oldest_age_s is None:
+        return ""
+    return f"oldest open batch sent {duration_text(progress.oldest_age_s)} ago; the API ends it within 24 h"
+
+
+def _ended(progress: BatchProgress) -> str:
+    return f"{progress.num_ended:,} of {progress.num_batches:,}"
+
+
+def _answered_in_batches(progress: BatchProgress) -> str:
+    return f"{count_text(progress.num_answered)} of {count_text(progress.num_answered + progress.num_waiting)}"
+
+
+def _judged_in_batches(progress: BatchProgress) -> str:
+    totals = progress.totals
+    more = "; more are sent as there is room" if progress.is_held_back else ""
+    share = "-" if progress.equivalent_share is None else f"{progress.equivalent_share:.1%}"
+    return _verdicts(share, totals.of_kind("ungraded"), totals.cached.total(), totals.asked_again.total()) + more
+
+
+def _paid_in_batches(progress: BatchProgress) -> str:
+    totals = progress.totals
+    failed = f", {totals.outcomes['failed']:,} failed" if totals.outcomes["failed"] else ""
+    cost = "cost unknown" if totals.num_unpriced else f"${totals.cost_usd:,.2f}"
+    return f"{totals.outcomes.total():,} requests have ended{failed}, {cost}"
 
 
 JUDGE_AWAY = "the judge's server fails: all requests wait until it is well"
@@ -174,9 +207,13 @@ def _graded(progress: Progress) -> str:
 
 def _judged(progress: Progress) -> str:
     share = "-" if progress.equivalent_share is None else f"{progress.equivalent_share:.1%}"
-    cached = f", {progress.num_cached:,} from earlier jobs" if progress.num_cached else ""
-    again = f", {progress.num_asked_again:,} asked again" if progress.num_asked_again else ""
-    return f"{share} equivalent, {progress.num_ungraded:,} ungraded{cached}{again}"
+    return _verdicts(share, progress.num_ungraded, progress.num_cached, progress.num_asked_again)
+
+
+def _verdicts(equivalent: str, num_ungraded: int, num_cached: int, num_asked_again: int) -> str:
+    cached = f", {num_cached:,} from earlier jobs" if num_cached else ""
+    again = f", {num_asked_again:,} asked again" if num_asked_again else ""
+    return f"{equivalent} equivalent, {num_ungraded:,} ungraded{cached}{again}"
 
 
 def _requests(progress: Progress) -> str:

@@ -33,6 +33,7 @@ class StoreFigures:
     verdicts: Mapping[str, int]  # how many completions have got which kind of verdict, whoever asked
     num_cached: int  # verdicts that earlier experiments paid for
     num_asked_again: int  # questions that took more requests than votes
+    num_asked_later: int = 0  # completions that are judged in batches, when all is sampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ class Monitor:
             num_failed=max(schedule.num_failed, len(self._failed)),
             num_retried=schedule.num_retried,
             num_draws=store.num_draws,
-            num_distinct=store.num_distinct,
+            num_distinct=store.num_distinct + store.num_asked_later,
             num_questions=num_questions,
             num_answered=num_answered,
             equivalent_share=verdicts["equivalent"] / num_judged if num_judged else None,

@@ -194,21 +194,3 @@ class GradedUnit:
     num_questions: int
     num_equivalent: int
     num_ungraded: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchProgress:
-    """How far the batches are: those sent by this call, and those that an earlier part of the job left open.
-
-    The API counts a question as processing until its whole batch has ended.
-    """
-
-    num_batches: int  # known to the API
-    num_ended: int
-    num_questions: int  # in all of them; one that is asked again counts again
-    num_processing: int
-    num_succeeded: int
-    num_errored: int
-    num_expired: int
-    num_canceled: int
-    oldest_age_s: float | None  # of the oldest batch that has not ended; None: all have

@@ -9,6 +9,7 @@ from typing import Any
 
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
+from evalgen.grading.batch_progress import BatchProgress
 from evalgen.progress import Progress
 
 LOG_EVERY_S = 5.0
@@ -36,7 +37,7 @@ class WandbLog:
         self._try(lambda run: _end(run, exit_code=1 if error_type else 0))
         self._run = None
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: Progress | BatchProgress) -> None:
         """To be called as often as is convenient, by any thread."""
         if self._run is not None and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LOG_EVERY_S

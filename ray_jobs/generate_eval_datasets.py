@@ -117,12 +117,15 @@ def run_job(
                     show = (view.show, wandb_log.show)
                     for unit in sample_and_grade(config, experiment, plans, work, num_replicas, make_engine, show):
                         failed += [unit] if isinstance(unit, FailedUnit) else []
-            resumable.install()  # with its end Ray put back what was there before
-            if in_batches := asked_in_batches(plans):
-                with timings.stage("grade_in_batches"), LiveView(is_quiet) as view:
-                    from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it, and it takes a second
+                # Within Ray, so that dashboard and metrics show a job that waits for hours. No replica is left by then.
+                if in_batches := asked_in_batches(plans):
+                    with timings.stage("grade_in_batches"), LiveView(is_quiet) as view:
+                        from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it: it takes a second
+                        from ray_jobs.metrics import BatchMetrics
 
-                    grade_stored_in_batches(config, experiment, in_batches, view.show_batches)
+                        shows = (view.show_batches, wandb_log.show, BatchMetrics().export)
+                        grade_stored_in_batches(config, experiment, in_batches, shows)
+            resumable.install()  # with its end Ray put back what was there before
             missing = missing_prompts(failed)
             with timings.stage("assemble"):
                 datasets, prompts = write_datasets(experiment, plans, missing, timings)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 import ray
 from ray.util.metrics import Counter, Gauge
 
+from evalgen.grading.batch_progress import BatchProgress, BatchTotals
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.records import Checkpoint, Limits
@@ -84,11 +85,7 @@ class StoreMetrics:
             for it in fields(SampledTotals)
         }
         self._planned = Level("evalgen_units_planned", "sampling units of this part of the job", CHECKPOINT_TAGS)
-        self._answered = Total("evalgen_questions_answered", "questions with a new verdict", ("grader", "verdict"))
-        self._cached = Total("evalgen_questions_cached", "of these, paid for by an earlier experiment", ("grader",))
-        self._ungraded = Total("evalgen_questions_ungraded", "of these, without a judgement", ("grader",))
-        self._retried = Total("evalgen_questions_retried", "of these, that took more requests than votes", ("grader",))
-        self._waiting = Level("evalgen_questions_waiting", "completions that have no verdict yet")
+        self._questions = _QuestionMetrics()
 
     def export(self, totals: StoreTotals, verdicts: SharedVerdicts, num_waiting: int) -> None:
         for checkpoint, number in totals.planned.items():
@@ -96,26 +93,16 @@ class StoreMetrics:
         for checkpoint, sampled in totals.sampled.items():
             for name, counter in self._sampled.items():
                 counter.bring_to(getattr(sampled, name), checkpoint.run, checkpoint.name)
-        for (grader, kind), number in verdicts.answered.items():
-            self._answered.bring_to(number, grader, kind)
-            if kind == "ungraded":
-                self._ungraded.bring_to(number, grader)
-        _bring_all(self._cached, verdicts.cached.items())
-        _bring_all(self._retried, verdicts.asked_again.items())
-        self._waiting.set(num_waiting)
+        self._questions.export(verdicts, num_waiting)
 
 
 class LimiterMetrics:
     """Exported by the limiter's process alone."""
 
     def __init__(self) -> None:
-        self._requests = Total("evalgen_requests", "grading requests that have ended", ("outcome",))
+        self._requests = _RequestMetrics()
         self._throttled = Total("evalgen_throttled", "requests that the server put off with a 429")
-        self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them")
-        self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with")
-        self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known")
         self._wait = Total("evalgen_limiter_wait_seconds", "that requests waited for their turn, all together")
-        self._in_flight = Level("evalgen_requests_in_flight", "grading requests under way")
         self._limits = {
             it.name: Level(f"evalgen_limit_{it.name}_per_minute", "that the job keeps to; absent: none is known")
             for it in fields(Limits)
@@ -123,16 +110,61 @@ class LimiterMetrics:
         self._breaker = Level("evalgen_breaker_open", "1 while the judge's server fails and all requests wait")
 
     def export(self, state: LimiterState) -> None:
-        _bring_all(self._requests, state.outcomes.items())
+        self._requests.export(state, state.num_in_flight)
         self._throttled.bring_to(state.num_throttled)
-        self._input_tokens.bring_to(state.input_tokens)
-        self._output_tokens.bring_to(state.output_tokens)
-        self._cost.bring_to(state.cost_usd)
         self._wait.bring_to(state.wait_s)
-        self._in_flight.set(state.num_in_flight)
         for name, level in self._limits.items():
             level.set(getattr(state.limits, name))
         self._breaker.set(int(state.breaker != "closed"))
+
+
+class BatchMetrics:
+    """Exported by the driver alone, while it waits for Message Batches: of the limiter there is nothing to tell."""
+
+    def __init__(self) -> None:
+        self._questions, self._requests = _QuestionMetrics(), _RequestMetrics()
+
+    def export(self, progress: BatchProgress) -> None:
+        self._questions.export(progress.totals, progress.num_waiting)
+        self._requests.export(progress.totals, progress.num_processing)
+
+
+class _QuestionMetrics:
+    """Of whoever stores the verdicts."""
+
+    def __init__(self) -> None:
+        self._answered = Total("evalgen_questions_answered", "questions with a new verdict", ("grader", "verdict"))
+        self._cached = Total("evalgen_questions_cached", "of these, paid for by an earlier experiment", ("grader",))
+        self._ungraded = Total("evalgen_questions_ungraded", "of these, without a judgement", ("grader",))
+        self._retried = Total("evalgen_questions_retried", "of these, that took more requests than votes", ("grader",))
+        self._waiting = Level("evalgen_questions_waiting", "completions that have no verdict yet")
+
+    def export(self, totals: SharedVerdicts | BatchTotals, num_waiting: int) -> None:
+        for (grader, kind), number in totals.answered.items():
+            self._answered.bring_to(number, grader, kind)
+            if kind == "ungraded":
+                self._ungraded.bring_to(number, grader)
+        _bring_all(self._cached, totals.cached.items())
+        _bring_all(self._retried, totals.asked_again.items())
+        self._waiting.set(num_waiting)
+
+
+class _RequestMetrics:
+    """Of whoever knows what became of the requests."""
+
+    def __init__(self) -> None:
+        self._requests = Total("evalgen_requests", "grading requests that have ended", ("outcome",))
+        self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them")
+        self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with")
+        self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known")
+        self._in_flight = Level("evalgen_requests_in_flight", "grading requests under way")
+
+    def export(self, totals: LimiterState | BatchTotals, num_in_flight: int) -> None:
+        _bring_all(self._requests, totals.outcomes.items())
+        self._input_tokens.bring_to(totals.input_tokens)
+        self._output_tokens.bring_to(totals.output_tokens)
+        self._cost.bring_to(totals.cost_usd)
+        self._in_flight.set(num_in_flight)
 
 
 class ReplicaMetrics:

@@ -43,6 +43,7 @@ from evalgen.schedule import FailedUnit
 from evalgen.unit_store import StoredUnit
 from evalgen.work import Work, write_units
 from ray_jobs.actors import (
+    ASKED_LATER,
     Engine,
     GradingActor,
     RateLimiterActor,
@@ -110,6 +111,7 @@ def sample_and_grade(
     job_id = uuid.uuid4().hex[:8]  # names must not clash with another job's on the same cluster
     monitor = Monitor(work, time.monotonic())
     earlier = experiment.earlier_verdicts() if config.use_grader_cache else []
+    asked_later = [plan.name for plan in plans if plan.grader.model.startswith(BATCH_PREFIX)]
     write_units(experiment.unsampled_units, work.units)
     store = _on_this_node(StoreActor, f"evalgen store of {job_id}", max_concurrency=PATIENT_CALLS).remote(
         samples=experiment.samples.resolve(),
@@ -117,7 +119,7 @@ def sample_and_grade(
         earlier_verdicts=earlier,
         units=experiment.unsampled_units.resolve(),
         num_replicas=num_replicas,
-        asked_later=[plan.name for plan in plans if plan.grader.model.startswith(BATCH_PREFIX)],
+        asked_later=asked_later,
     )
     num_graders = -(-config.max_connections // CONNECTIONS_PER_GRADING_ACTOR)
     limiter = _on_this_node(RateLimiterActor, f"evalgen rate limiter of {job_id}").remote(
@@ -145,6 +147,8 @@ def sample_and_grade(
                 _log(unit)
                 yield unit
             ray.get(store.close.remote())
+        if asked_later:  # by the driver, which has the verdicts' files to itself then
+            _end(store, limiter)
         experiment.unsampled_units.unlink()
     except RayError as error:
         reason = _reason(store, error)
@@ -320,7 +324,7 @@ def _graded_units(batch: pa.Table) -> Iterator[GradedUnit]:
         yield GradedUnit(
             unit_id=unit_id,
             dataset=dataset,
-            num_questions=len(kinds),
+            num_questions=len(kinds) - kinds.count(ASKED_LATER),
             num_equivalent=kinds.count("equivalent"),
             num_ungraded=kinds.count("ungraded"),
         )
@@ -330,6 +334,13 @@ def _on_this_node(actor_class: Any, name: str, **options: Any) -> Any:
     node = ray.get_runtime_context().get_node_id()
     strategy = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
     return actor_class.options(name=name, scheduling_strategy=strategy, **options)
+
+
+def _end(*actors: Any) -> None:
+    """Returns when their processes are gone, and Ray starts no others."""
+    for call in [actor.__ray_terminate__.options(max_task_retries=0).remote() for actor in actors]:
+        with contextlib.suppress(RayError):
+            ray.get(call)
 
 
 def _reason(store: Any, error: RayError) -> str:

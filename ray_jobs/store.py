@@ -69,7 +69,7 @@ class StoreActor:
         planned = read_units(units)
         self._schedule = Schedule([unit for unit in planned if unit.id not in self._stored], num_replicas)
         self._asked_later = frozenset(asked_later)
-        self._num_units, self._num_draws, self._num_distinct = len(planned), 0, 0
+        self._num_units, self._num_draws, self._num_distinct, self._num_asked_later = len(planned), 0, 0, 0
         self._reloaded: dict[str, int] = {}  # by unit of an earlier part of the job, its completions
         self._before = [unit for unit in planned if unit.id in self._stored]  # by a process of this actor that died
         for unit in self._before:
@@ -191,6 +191,7 @@ class StoreActor:
             verdicts={str(kind): number for kind, number in self._shared.told.items()},
             num_cached=self._shared.cached.total(),
             num_asked_again=self._shared.asked_again.total(),
+            num_asked_later=self._num_asked_later,
         )
         self._export(figures)
         return figures, self._events.since(num_known_events), self._events.num_added
@@ -203,7 +204,10 @@ class StoreActor:
         """Draws and distinct completions of a unit that is stored."""
         num_draws, num_distinct = unit.num_draws * len(unit.queries), num_distinct_completions(samples)
         self._num_draws += num_draws
-        self._num_distinct += 0 if unit.dataset in self._asked_later else num_distinct
+        if unit.dataset in self._asked_later:
+            self._num_asked_later += num_distinct
+        else:
+            self._num_distinct += num_distinct
         return num_draws, num_distinct
 
     def _export(self, figures: StoreFigures) -> None:

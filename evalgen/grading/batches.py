@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ from evalgen.errors import GraderUnavailable
 from evalgen.grading.batch_api import Batch, BatchesApi, BatchSettings, Counts, Result, batch_request
 from evalgen.grading.batch_ledger import BatchLedger, PlannedBatch
 from evalgen.grading.batch_outcomes import Outcome, outcome_of_item
+from evalgen.grading.batch_progress import BatchProgress, BatchTotals
 from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.connection import connect
 from evalgen.grading.messages import MAX_TOKENS, model_name
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.grading.spending import Spending
-from evalgen.records import BATCH_PREFIX, Answer, BatchProgress, Question
+from evalgen.records import BATCH_PREFIX, Answer, Question
 from evalgen.verdict_store import VerdictStore
 
 MAX_LOSSES = 3  # how often a question whose batch brought no reply to it is asked again
@@ -95,6 +97,9 @@ class _BatchGrader:
         self._again: deque[Question] = deque()  # to be asked before any new question
         self._counts: dict[int, Counts] = {}  # by the batch's number
         self._num_ended = 0
+        self._totals = BatchTotals()
+        self._num_known = 0
+        self._is_held_back = False
         self._not_found_since: dict[int, float] = {}  # of `_waited_s`, by the batch's number
         self._waited_s = 0.0
 
@@ -109,7 +114,7 @@ class _BatchGrader:
         due = self._due(questions)
         pause_s = min(FIRST_PAUSE_S, self._settings.poll_s)  # a small batch may end in seconds
         while True:
-            await self._send_all(due)
+            self._is_held_back = not await self._send_all(due) or bool(self._again)
             for batch in self._ledger.open:
                 if batch.id is not None:
                     await self._look_at(batch)
@@ -141,6 +146,10 @@ class _BatchGrader:
                 continue
             unpaid = replace(verdict, api_calls=0, input_tokens=0, output_tokens=0, cost_usd=0.0)
             known.append(Answer(question=question, verdict=unpaid, from_cache=True))
+            if self._verdicts.kind(question) in (None, "ungraded"):
+                self._totals.note_answer(known[-1])
+            else:
+                self._num_known += 1
             if len(known) == ADDED_AT_ONCE:
                 self._verdicts.add(known)
                 known = []
@@ -238,12 +247,17 @@ class _BatchGrader:
         for key, question in self._ledger.questions(batch).items():
             outcome = outcome_of_item(question, results.get(key), self._prices)
             refusal = refusal or outcome.refusal
+            self._totals.note_item(outcome)
             outcome = self._final(key, outcome)
             if outcome.fate in without:
                 without[outcome.fate].append(key)
+            answers.append(Answer(question=question, verdict=outcome.verdict, answer_id=batch.id))
             if outcome.fate in ("malformed", "lost"):
                 self._again.append(question)
-            answers.append(Answer(question=question, verdict=outcome.verdict, answer_id=batch.id))
+                is_first_time = not self._ledger.num_malformed(key) + self._ledger.num_lost(key)
+                self._totals.asked_again[question.grader.model] += is_first_time
+            elif outcome.fate != "refused":
+                self._totals.note_answer(answers[-1])
         self._verdicts.add(answers)
         if self._spending is not None:
             costs = [answer.verdict.cost_usd or 0.0 for answer in answers]
@@ -281,6 +295,10 @@ class _BatchGrader:
             num_expired=sum(count.expired for count in counts),
             num_canceled=sum(count.canceled for count in counts),
             oldest_age_s=max(0.0, time.time() - min(planned_at)) if planned_at else None,
+            num_waiting=sum(batch.num_questions for batch in self._ledger.open) + len(self._again),
+            num_known=self._num_known,
+            is_held_back=self._is_held_back,
+            totals=deepcopy(self._totals),
         )
 
 

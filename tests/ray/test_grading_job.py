@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ray
+from prometheus_client.parser import text_string_to_metric_families
 
 from ray_jobs.generate_eval_datasets import main
 from tests.chaos.server import ChaosApi
 from tests.chaos.settings import Faults, Price
 from tests.ray.conftest import RayCluster
-from tests.ray.jobs import Experiment, mayors_arguments, run_job
+from tests.ray.jobs import Experiment, mayors_arguments, run_as_process, run_job
+from tests.waiting import wait_until
 
 MODEL = "claude-haiku-4-5-20251001"
+OURS = "ray_evalgen_"
+REPORT_S = 60.0  # Ray tells its agent every 10 s
 NAME = "sampled_mayors_checkpoint_final"
 PRICES = {MODEL: Price(input_usd=1.0, output_usd=5.0)}
 
@@ -55,7 +62,10 @@ def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_i
     assert dear["num_unique"] == dear["api_calls"] <= books.calls <= dear["num_unique"] + 2
     assert dear["cost_usd"] <= books.billed_usd + 1e-9
 
-    cheap_job = run_job(arguments(mayors_run, in_batches, grader_model=f"anthropic-batch/{MODEL}"), in_batches)
+    # A process of its own: a driver's metrics are exported several times by one that has joined Ray several times.
+    asked = arguments(mayors_run, in_batches, grader_model=f"anthropic-batch/{MODEL}")
+    finished = run_as_process(asked, in_batches, joined_cluster.address)
+    cheap_job = finished.experiment
     batched = api.stats()
     assert batched.calls == books.calls and batched.batch_calls["create"] == 1
     assert rows(cheap_job) == rows(dear_job)
@@ -63,6 +73,40 @@ def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_i
     assert cheap["api_calls"] == dear["api_calls"]
     assert cheap["cost_usd"] == pytest.approx(dear["cost_usd"] / 2)
     assert batched.billed_usd == pytest.approx(books.billed_usd + cheap["cost_usd"])
+    with ray.init(log_to_driver=False):
+        port = ray.nodes()[0]["MetricsExportPort"]
+
+    def is_told() -> bool:
+        return exported_of_batches(port)["questions_answered"] >= cheap["num_unique"]
+
+    wait_until(is_told, REPORT_S, "the verdicts from batches are exported")
+    metrics = exported_of_batches(port)
+    assert metrics == metrics | {
+        "questions_answered": cheap["num_unique"],
+        "requests": cheap["api_calls"],
+        "input_tokens": cheap["input_tokens"],
+        "output_tokens": cheap["output_tokens"],
+        "cost_usd": pytest.approx(cheap["cost_usd"]),
+        "draws": cheap["num_draws"],
+    }
+    num, printed = cheap["num_unique"], finished.stderr
+    assert f"2,000 draws, {num} distinct completions;" in printed and f"graded {num} of" not in printed
+    assert f"1 of 1 batches have ended; {num} of {num} questions are answered; " in printed
+    log = (cheap_job.path / "experiment.log").read_text(encoding="utf-8")
+    assert f"batches num_batches=1 num_batches_ended=1 num_questions={num} " in log
+
+
+def exported_of_batches(port: int) -> Counter[str]:
+    """What Ray's agent exports of the job that asked in batches: each counter of ours, summed over its tags."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+        families = list(text_string_to_metric_families(response.read().decode()))
+    samples = [sample for family in families for sample in family.samples if sample.name.startswith(OURS)]
+    jobs = {it.labels["JobId"] for it in samples if it.labels.get("grader") == f"anthropic-batch/{MODEL}"}
+    sums: Counter[str] = Counter()
+    for sample in samples:
+        if sample.name.endswith("_total") and sample.labels["JobId"] in jobs:
+            sums[sample.name.removeprefix(OURS).removesuffix("_total")] += sample.value
+    return sums
 
 
 def test_votes_packs_and_several_actors_ask_no_question_twice_and_lose_none_to_faults(

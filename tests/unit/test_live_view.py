@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import io
 import logging
+from collections import Counter
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from evalgen.live_view import LINE_EVERY_S, LiveView, count_text, duration_text, line_parts, panel
+from evalgen.grading.batch_progress import BatchProgress, BatchTotals
+from evalgen.live_view import (
+    LINE_EVERY_S,
+    SAME_LINE_EVERY_S,
+    LiveView,
+    batch_panel,
+    count_text,
+    duration_text,
+    line_parts,
+    panel,
+)
 from evalgen.progress import Progress
-from evalgen.records import BatchProgress, Limits
+from evalgen.records import Limits
 
 PROGRESS = Progress(
     elapsed_s=83.4,
@@ -68,9 +79,37 @@ OFFLINE = replace(
 )
 
 
+JUDGE = "anthropic-batch/claude-haiku-4-5-20251001"
+BATCHES = BatchProgress(
+    num_batches=4,
+    num_ended=1,
+    num_questions=1_000,
+    num_processing=700,
+    num_succeeded=298,
+    num_errored=2,
+    num_expired=0,
+    num_canceled=0,
+    oldest_age_s=4_000,
+    num_waiting=702,
+    num_known=50,
+    is_held_back=False,
+    totals=BatchTotals(
+        answered=Counter({(JUDGE, "equivalent"): 99, (JUDGE, "not_equivalent"): 200, (JUDGE, "ungraded"): 3}),
+        cached=Counter({JUDGE: 6}),
+        asked_again=Counter({JUDGE: 2}),
+        outcomes=Counter({"answered": 298, "failed": 2}),
+        cost_usd=0.125,
+    ),
+)
+
+
 def drawn(progress: Progress, width: int = 80) -> list[str]:
+    return drawn_panel(panel(progress), width)
+
+
+def drawn_panel(drawing: RenderableType, width: int = 80) -> list[str]:
     console = Console(width=width, file=io.StringIO(), force_terminal=True, record=True)
-    console.print(panel(progress))
+    console.print(drawing)
     return console.export_text().splitlines()
 
 
@@ -177,24 +216,47 @@ def test_the_view_is_drawn_when_it_is_told_something_and_never_else() -> None:
     assert 0 < drawn_once < drawn_twice
 
 
-def test_batches_look_the_same() -> None:
-    progress = BatchProgress(
-        num_batches=4,
-        num_ended=1,
-        num_questions=1_000,
-        num_processing=700,
-        num_succeeded=298,
-        num_errored=2,
-        num_expired=0,
-        num_canceled=0,
-        oldest_age_s=4_000,
-    )
+BATCH_FIGURES = (
+    "1 of 4",
+    "352 of 1,054",
+    "33.1% equivalent, 3 ungraded, 6 from earlier jobs, 2 asked again",
+    "300 requests have ended, 2 failed, $0.12",
+    "sent 1 h 6 min ago",
+)
+
+
+def test_of_batches_every_figure_is_in_the_view_and_in_the_line() -> None:
     console, file = plain_console(force_terminal=False)
     with LiveView(console=console) as view:
-        view.show_batches(progress)
-        view.show_batches(replace(progress, oldest_age_s=4_100))
+        view.show_batches(BATCHES)
     (line,) = file.getvalue().splitlines()
-    assert "1 of 4 batches" in line and "298 answered, 2 failed" in line
+    lines = drawn_panel(batch_panel(BATCHES))
+    assert len(lines) <= 7 and max(map(len, lines)) <= 80 and "…" not in "".join(lines)
+    for text in (line, "\n".join(lines)):
+        for figure in BATCH_FIGURES:
+            assert figure in text, (figure, text)
+
+
+def test_while_batches_are_waited_for_a_line_now_and_then_says_for_how_long(caplog: pytest.LogCaptureFixture) -> None:
+    console, file = plain_console(force_terminal=False)
+    clock = FakeTime()
+    hours = 2
+    with caplog.at_level(logging.INFO, "evalgen.live_view"), LiveView(console=console, clock=clock) as view:
+        for second in range(0, hours * 3_600, 30):
+            clock.now = second
+            view.show_batches(replace(BATCHES, oldest_age_s=second))
+    lines = file.getvalue().splitlines()
+    assert len(lines) == len(caplog.records) == hours * 3_600 / SAME_LINE_EVERY_S
+    assert "sent 0 s ago" in lines[0] and "sent 1 h 50 min ago" in lines[-1]
+    assert caplog.records[-1].__dict__["fields"]["num_answered"] == 352
+
+
+def test_of_batches_what_is_not_known_is_not_made_up_and_what_waits_is_named() -> None:
+    just_sent = replace(BATCHES, num_ended=0, num_known=0, totals=BatchTotals(num_unpriced=1), is_held_back=True)
+    text = "\n".join(drawn_panel(batch_panel(just_sent)))
+    assert "0 of 702" in text and "- equivalent" in text and "cost unknown" in text and "more are sent" in text
+    all_ended = replace(BATCHES, num_ended=4, num_waiting=0, oldest_age_s=None)
+    assert "ago" not in "\n".join(drawn_panel(batch_panel(all_ended)))
 
 
 @pytest.mark.parametrize(

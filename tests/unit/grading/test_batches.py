@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,12 +23,13 @@ from evalgen.errors import GraderUnavailable, GradingBudgetSpent, JobStopped
 from evalgen.grading import batches
 from evalgen.grading.batch_api import BatchSettings, batch_request
 from evalgen.grading.batch_ledger import LEDGER, BatchLedger
+from evalgen.grading.batch_progress import BatchProgress, BatchTotals
 from evalgen.grading.batches import grade_in_batches
 from evalgen.grading.messages import MAX_TOKENS, message_params
 from evalgen.grading.prices import Price, PriceList
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
 from evalgen.grading.spending import Spending
-from evalgen.records import BatchProgress, GraderSpec, Question
+from evalgen.records import GraderSpec, Question
 from evalgen.verdict_store import VerdictStore, spent_usd
 from tests import messages_api
 from tests.messages_api import API_KEY
@@ -352,8 +354,16 @@ class Stopped(BaseException):
     """Ctrl-C."""
 
 
-def grade_under_cap(directory: Path, completions: list[str], cap_usd: float, *, is_stopped: bool = False) -> Spending:
-    """One part of a job; `is_stopped` ends it when its batches are sent."""
+def grade_under_cap(
+    directory: Path,
+    completions: list[str],
+    cap_usd: float,
+    *,
+    is_stopped: bool = False,
+    told: list[BatchProgress] | None = None,
+) -> Spending:
+    """One part of a job; `is_stopped` ends it when its batches are sent. Its progress is added to `told`."""
+    told = [] if told is None else told
 
     async def stop(_: float) -> None:
         if is_stopped:
@@ -362,7 +372,7 @@ def grade_under_cap(directory: Path, completions: list[str], cap_usd: float, *, 
     paths = directory / "verdicts", directory / "batches"
     store = VerdictStore(paths[0])
     spending = Spending(paths[0], cap_usd, spent_usd(paths[0]))
-    settings, told = BatchSettings(backoff=wait_none(), sleep=stop), list[BatchProgress]()
+    settings = BatchSettings(backoff=wait_none(), sleep=stop)
     asked = map(question, completions)
     try:
         grade_in_batches(
@@ -419,6 +429,8 @@ def test_progress_tells_of_batches_and_questions(api: BatchesApi, tmp_path: Path
     first, last = told[0], told[-1]
     assert (first.num_batches, first.num_ended, first.num_questions, first.num_processing) == (2, 0, 6, 6)
     assert first.oldest_age_s is not None and 0 <= first.oldest_age_s < 600
+    assert (first.num_answered, first.num_waiting, first.totals) == (0, 6, BatchTotals())
+    rows = verdicts(tmp_path).values()
     assert last == BatchProgress(
         num_batches=3,
         num_ended=3,
@@ -429,7 +441,62 @@ def test_progress_tells_of_batches_and_questions(api: BatchesApi, tmp_path: Path
         num_expired=1,
         num_canceled=0,
         oldest_age_s=None,
+        num_waiting=0,
+        num_known=0,
+        is_held_back=False,
+        totals=BatchTotals(
+            answered=Counter({(GRADER.model, "equivalent"): 5, (GRADER.model, "ungraded"): 1}),
+            asked_again=Counter({GRADER.model: 1}),
+            outcomes=Counter({"answered": 5, "failed": 1, "rejected": 1}),
+            input_tokens=sum(row["input_tokens"] for row in rows),
+            output_tokens=sum(row["output_tokens"] for row in rows),
+            cost_usd=pytest.approx(sum(row["cost_usd"] for row in rows)),
+        ),
     )
+
+
+def test_a_question_counts_once_however_often_it_is_asked_and_its_requests_each_time(
+    api: BatchesApi, tmp_path: Path
+) -> None:
+    api.script(SIX[0], EXPIRED, GARBLED)  # then judged
+    api.script(SIX[1], GARBLED, GARBLED)
+    for progress in (told := grade(tmp_path, SIX)):
+        assert progress.num_answered + progress.num_waiting == 6
+    totals = told[-1].totals
+    assert totals.answered == {(GRADER.model, "equivalent"): 5, (GRADER.model, "ungraded"): 1}
+    assert totals.asked_again == {GRADER.model: 2} and totals.outcomes == {"answered": 8, "failed": 1}
+    assert (totals.input_tokens, totals.output_tokens) == (
+        api.billed_tokens["input_tokens"],
+        api.billed_tokens["output_tokens"],
+    )
+
+
+def test_verdicts_of_earlier_experiments_are_counted_as_such_and_those_of_an_earlier_part_of_the_job_as_no_news(
+    api: BatchesApi, tmp_path: Path
+) -> None:
+    grade(tmp_path / "earlier", SIX[:2])
+    verdicts(tmp_path / "earlier")
+
+    def part(completions: list[str]) -> BatchProgress:
+        store = VerdictStore(tmp_path / "verdicts", [tmp_path / "earlier" / "verdicts" / "0000.parquet"])
+        told: list[BatchProgress] = []
+        settings = BatchSettings(sleep=RecordedSleep())
+        asked = map(question, completions)
+        grade_in_batches(asked, store, tmp_path / "batches", prices=PRICES, progress=told.append, settings=settings)
+        store.close()
+        return told[-1]
+
+    first, second = part(SIX[:4]), part(SIX)
+    assert first.totals.answered == {(GRADER.model, "equivalent"): 4} and first.totals.cached == {GRADER.model: 2}
+    assert (second.num_known, second.num_answered, second.totals.answered.total()) == (4, 6, 2)
+    assert second.totals.cached.total() == 0
+
+
+def test_progress_says_when_questions_wait_for_room_under_the_cap(api: BatchesApi, tmp_path: Path) -> None:
+    told: list[BatchProgress] = []
+    grade_under_cap(tmp_path, SIX, most_usd(3) * 1.1, told=told)
+    assert (told[0].is_held_back, told[-1].is_held_back) == (True, False)
+    assert grade(tmp_path / "all", SIX)[0].is_held_back is False
 
 
 def test_a_404_now_and_then_is_no_lost_batch(api: BatchesApi, tmp_path: Path) -> None:
