@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
 
 ASKED_LATER = "asked later"  # in place of a verdict: in a batch, when all is sampled
 QUESTIONS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("unit_id", "dataset", "prompt", "reference", "completion")]
+    [
+        *((name, pa.string()) for name in ("unit_id", "dataset", "prompt", "reference", "completion")),
+        ("num_questions", pa.int64()),  # of the whole unit, which may be several blocks
+    ]
 )
 
 
@@ -159,6 +163,7 @@ def questions_table(unit_id: str, dataset: str, queries: Sequence[Query], sample
             "prompt": by_id[prompt_id].prompt,
             "reference": by_id[prompt_id].reference,
             "completion": completion,
+            "num_questions": len(pairs),
         }
         for prompt_id, completion in pairs
     ]
@@ -184,6 +189,7 @@ class GradingActor:
         forward_warnings(store, "grading actor")
         if any(grader.model.startswith(CLAUDE_PREFIX) for grader in graders.values()):
             import evalgen.grading.claude  # noqa: F401 (it takes seconds, and here nobody waits for an answer yet)
+        _collect_garbage_seldom()
         self._store, self._graders = store, graders
         self._desk = GradingDesk(
             _RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices, outage_budget_s
@@ -207,7 +213,17 @@ class GradingActor:
             raise
         is_asked_now = (not question.grader.model.startswith(BATCH_PREFIX) for question in questions)
         kinds = pa.array([next(verdicts).kind if now else ASKED_LATER for now in is_asked_now], pa.string())
-        return batch.select(["unit_id", "dataset"]).append_column("verdict", kinds)
+        return batch.select(["unit_id", "dataset", "num_questions"]).append_column("verdict", kinds)
+
+
+def _collect_garbage_seldom() -> None:
+    """For a process that has imported what it needs.
+
+    A request leaves some hundred objects behind. With Python's defaults a quarter of a question's CPU went into looking
+    for them, and each look at everything, the SDK included, stopped all requests for longer than a judge may take.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def forward_warnings(store: Any, kind: str) -> None:

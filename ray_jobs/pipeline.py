@@ -20,8 +20,8 @@ import logging
 import time
 import uuid
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from inspect import signature
 from itertools import count
@@ -64,7 +64,6 @@ if TYPE_CHECKING:  # a sampling process finds `MakeReplica` here, and needs noth
 log = logging.getLogger("evalgen.pipeline")
 
 CONNECTIONS_PER_GRADING_ACTOR = 100
-UNITS_IN_FLIGHT_PER_GRADING_ACTOR = 16  # so that a slow answer in one unit does not hold up the next
 TICKETS_OF_REPLICA = 2  # one in use, and one at hand: on its way from the driver a replica would idle for 0.2 s a unit
 MAX_ROUNDS = 3  # of the pipeline, while units are missing that nobody reports as failed
 
@@ -171,10 +170,9 @@ def _rounds(stages: _Stages, work: Work) -> Iterator[GradedUnit | FailedUnit]:
         num_kept = TICKETS_OF_REPLICA * stages.num_replicas
         tickets = range(first_ticket, first_ticket + num_tickets + num_kept) if num_tickets else range(0)
         first_ticket += len(tickets)
-        for batch in stages.run(tickets, stored):
-            for graded in _graded_units(batch):
-                waiting.pop(graded.unit_id, None)
-                yield graded
+        for graded in _graded_units(stages.run(tickets, stored)):
+            waiting.pop(graded.unit_id, None)
+            yield graded
         for failed in ray.get(stages.store.failed_units.remote()):
             if waiting.pop(failed.unit.id, None):
                 yield failed
@@ -278,7 +276,9 @@ class _Stages:
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                size=self.num_graders, max_concurrent_calls_per_actor=UNITS_IN_FLIGHT_PER_GRADING_ACTOR
+                size=self.num_graders,
+                # A block each: where they have one long question each, there are still enough for all connections.
+                max_concurrent_calls_per_actor=CONNECTIONS_PER_GRADING_ACTOR,
             ),
             num_cpus=0,
             **self._names("grading actor"),
@@ -316,18 +316,21 @@ class MakeReplica:
         return Replica(own_device(), self.budget_bytes)
 
 
-def _graded_units(batch: pa.Table) -> Iterator[GradedUnit]:
-    verdicts: dict[tuple[str, str], list[str]] = {}
-    for row in batch.to_pylist():
-        verdicts.setdefault((row["unit_id"], row["dataset"]), []).append(row["verdict"])
-    for (unit_id, dataset), kinds in verdicts.items():
-        yield GradedUnit(
-            unit_id=unit_id,
-            dataset=dataset,
-            num_questions=len(kinds) - kinds.count(ASKED_LATER),
-            num_equivalent=kinds.count("equivalent"),
-            num_ungraded=kinds.count("ungraded"),
-        )
+def _graded_units(batches: Iterable[pa.Table]) -> Iterator[GradedUnit]:
+    """Units, each as soon as all of its verdicts are there. Its blocks come in any order, among those of others."""
+    kinds_of: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by unit
+    for batch in batches:
+        for row in batch.to_pylist():
+            kinds = kinds_of[row["unit_id"]]
+            kinds[row["verdict"]] += 1
+            if kinds.total() == row["num_questions"]:
+                yield GradedUnit(
+                    unit_id=row["unit_id"],
+                    dataset=row["dataset"],
+                    num_questions=row["num_questions"] - kinds[ASKED_LATER],
+                    num_equivalent=kinds["equivalent"],
+                    num_ungraded=kinds["ungraded"],
+                )
 
 
 def _on_this_node(actor_class: Any, name: str, **options: Any) -> Any:

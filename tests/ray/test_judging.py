@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from ray_jobs.generate_eval_datasets import main
+from ray_jobs.pipeline import _graded_units
 from tests.messages_api import MessagesApi, error
 from tests.processes import titled
 from tests.ray.conftest import RayCluster
@@ -150,6 +152,36 @@ def test_the_first_verdict_comes_before_the_last_unit_is_sampled(
         job.kill()
     num_units = _stored(tmp_path, "samples/*.parquet")
     assert units_before <= units_after < num_units
+
+
+def test_a_unit_is_graded_once_all_of_its_blocks_are_in_whatever_order_they_come() -> None:
+    sizes = {"a": 4, "b": 2, "c": 1, "d": 2}
+
+    def block(*verdicts: tuple[str, str]) -> pa.Table:
+        rows = [
+            {"unit_id": unit, "dataset": "mayors", "num_questions": sizes[unit], "verdict": verdict}
+            for unit, verdict in verdicts
+        ]
+        return pa.Table.from_pylist(rows)
+
+    begun = []
+
+    def blocks() -> Iterator[pa.Table]:
+        for some in (
+            block(("a", "equivalent"), ("a", "ungraded")),
+            block(("b", "equivalent"), ("b", "asked later")),
+            block(("c", "equivalent")),
+            block(("a", "not_equivalent"), ("a", "equivalent")),
+            block(("d", "equivalent")),  # the rest of it is lost with a process
+        ):
+            begun.append(some)
+            yield some
+
+    graded = [
+        (unit.unit_id, unit.num_questions, unit.num_equivalent, unit.num_ungraded, len(begun))
+        for unit in _graded_units(blocks())
+    ]
+    assert graded == [("b", 1, 1, 0, 2), ("c", 1, 1, 0, 3), ("a", 4, 2, 1, 4)]
 
 
 def _driver_command(run: Path, output_dir: Path, **overrides: object) -> list[str]:

@@ -238,20 +238,17 @@ def test_the_last_question_of_a_job_is_not_given_up_before_the_job_stops(
 ) -> None:
     """The judge's packets are dropped: each request fails only after its whole time."""
 
-    async def time_out(**_: object) -> None:
+    async def time_out(*_: object, **__: object) -> None:
         await asyncio.sleep(REQUEST_TIMEOUT_S)
         error = anthropic.APITimeoutError(request=httpx.Request("POST", "http://judge"))
         raise error from httpx.ConnectTimeout("no answer")
-
-    class Unreachable:
-        messages = SimpleNamespace(with_raw_response=SimpleNamespace(create=time_out))
 
     async def scenario() -> None:
         gate = RateLimiter(max_connections=10, breaker=Breaker(900), clock=now)
         desk = GradingDesk(SharedVerdicts(VerdictStore(tmp_path), now), gate, max_connections=10)
         await desk.grade([question(" Grace Miller")])
 
-    monkeypatch.setattr(claude, "connect", lambda _: Unreachable())
+    monkeypatch.setattr(claude, "connect", lambda _: SimpleNamespace(post=time_out))
     monkeypatch.setattr(claude, "time", SimpleNamespace(monotonic=now))
     for _ in range(10):  # pauses are random
         with pytest.raises(GraderUnavailable):
