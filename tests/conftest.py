@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+IS_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+if IS_ONE_OF_SEVERAL:  # before torch is imported: threads that spin while another process has their core go on for long
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+
+class OneProcessForRay(LoadScopeScheduling):
+    """Hands out files whole, and those of Ray all to one process: they share a cluster."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/ray" if nodeid.startswith("tests/ray/") else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessForRay:
+    return OneProcessForRay(config, log)
 
 
 @pytest.fixture(scope="session")

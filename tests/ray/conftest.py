@@ -41,13 +41,6 @@ class RayCluster:
     started_in: Path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """However many processes run the tests, those of Ray share one of them, and with it one cluster."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """A head node with two CPUs and a dashboard; drivers join it through RAY_ADDRESS."""
