@@ -223,7 +223,7 @@ def _collect_garbage_seldom() -> None:
     for them, and each look at everything, the SDK included, stopped all requests for longer than a judge may take.
     """
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(10_000, 20, 5)  # a look at everything is a short one, once all that was imported is left out
 
 
 def forward_warnings(store: Any, kind: str) -> None:

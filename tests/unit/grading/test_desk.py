@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import anthropic
-import httpx
+import httpx2
 import pyarrow.parquet as pq
 import pytest
 
@@ -240,8 +240,8 @@ def test_the_last_question_of_a_job_is_not_given_up_before_the_job_stops(
 
     async def time_out(*_: object, **__: object) -> None:
         await asyncio.sleep(REQUEST_TIMEOUT_S)
-        error = anthropic.APITimeoutError(request=httpx.Request("POST", "http://judge"))
-        raise error from httpx.ConnectTimeout("no answer")
+        error = anthropic.APITimeoutError(request=httpx2.Request("POST", "http://judge"))
+        raise error from httpx2.ConnectTimeout("no answer")
 
     async def scenario() -> None:
         gate = RateLimiter(max_connections=10, breaker=Breaker(900), clock=now)
