@@ -56,7 +56,6 @@ def _start(metadata: Mapping[str, str]) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.target_max_block_size = 64 << 10  # so that several grading actors share the questions of one unit
     context.execution_no_progress_timeout_s = -1  # a unit of a large model, or an overloaded judge, may take hours
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we say why it stopped, in one line
 

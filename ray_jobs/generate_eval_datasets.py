@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> None:
         config = load_config(sys.argv[1:] if argv is None else argv, path_root())
-        check_can_write(config)
         if config.dry_run:
             show_forecast(config)
         else:
+            check_can_write(config)
             run_job(config, timings=Timings.of_process() if argv is None else None)
 
     return exit_code_of(run, if_interrupted="interrupted before anything was begun")

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+from ray.data.context import DEFAULT_TARGET_MAX_BLOCK_SIZE
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -38,7 +39,7 @@ from evalgen.errors import JobStopped
 from evalgen.grading.prices import load_prices
 from evalgen.job_log import fields
 from evalgen.progress import Monitor
-from evalgen.records import BATCH_PREFIX, GradedUnit
+from evalgen.records import BATCH_PREFIX, GradedUnit, GraderSpec
 from evalgen.schedule import FailedUnit
 from evalgen.unit_store import StoredUnit
 from evalgen.work import Work, write_units
@@ -65,6 +66,8 @@ log = logging.getLogger("evalgen.pipeline")
 
 CONNECTIONS_PER_GRADING_ACTOR = 100
 TICKETS_OF_REPLICA = 2  # one in use, and one at hand: on its way from the driver a replica would idle for 0.2 s a unit
+SHARED_BLOCK_BYTES = 64 << 10  # of questions
+END_TIMEOUT_S = 60.0  # for calls that an actor has yet to answer
 MAX_ROUNDS = 3  # of the pipeline, while units are missing that nobody reports as failed
 
 
@@ -111,6 +114,7 @@ def sample_and_grade(
     monitor = Monitor(work, time.monotonic())
     earlier = experiment.earlier_verdicts() if config.use_grader_cache else []
     asked_later = [plan.name for plan in plans if plan.grader.model.startswith(BATCH_PREFIX)]
+    DataContext.get_current().target_max_block_size = block_bytes(plan.grader for plan in plans)
     write_units(experiment.unsampled_units, work.units)
     store = _on_this_node(StoreActor, f"evalgen store of {job_id}", max_concurrency=PATIENT_CALLS).remote(
         samples=experiment.samples.resolve(),
@@ -316,6 +320,12 @@ class MakeReplica:
         return Replica(own_device(), self.budget_bytes)
 
 
+def block_bytes(graders: Iterable[GraderSpec]) -> int:
+    """How large a block of questions gets: small, so that grading actors share a unit, but where there are packs."""
+    are_single = all(grader.pack_size == 1 for grader in graders)
+    return SHARED_BLOCK_BYTES if are_single else DEFAULT_TARGET_MAX_BLOCK_SIZE
+
+
 def _graded_units(batches: Iterable[pa.Table]) -> Iterator[GradedUnit]:
     """Units, each as soon as all of its verdicts are there. Its blocks come in any order, among those of others."""
     kinds_of: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by unit
@@ -341,9 +351,10 @@ def _on_this_node(actor_class: Any, name: str, **options: Any) -> Any:
 
 def _end(*actors: Any) -> None:
     """Returns when their processes are gone, and Ray starts no others."""
-    for call in [actor.__ray_terminate__.options(max_task_retries=0).remote() for actor in actors]:
-        with contextlib.suppress(RayError):
-            ray.get(call)
+    calls = [actor.__ray_terminate__.options(max_task_retries=0).remote() for actor in actors]
+    ray.wait(calls, num_returns=len(calls), timeout=END_TIMEOUT_S)
+    for actor in actors:  # one that has not ended, or that Ray has started again
+        ray.kill(actor)
 
 
 def _reason(store: Any, error: RayError) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from evalgen.records import GraderSpec
 from ray_jobs.generate_eval_datasets import main
-from ray_jobs.pipeline import _graded_units
+from ray_jobs.pipeline import _graded_units, block_bytes
 from tests.messages_api import MessagesApi, error
 from tests.processes import titled
 from tests.ray.conftest import RayCluster
@@ -182,6 +183,12 @@ def test_a_unit_is_graded_once_all_of_its_blocks_are_in_whatever_order_they_come
         for unit in _graded_units(blocks())
     ]
     assert graded == [("b", 1, 1, 0, 2), ("c", 1, 1, 0, 3), ("a", 4, 2, 1, 4)]
+
+
+def test_actors_share_a_unit_but_never_a_pack() -> None:
+    single, packed = (GraderSpec(model=MODEL, instructions="", pack_size=size) for size in (1, 10))
+    questions_of_long_prompts = 200 * 16_000
+    assert block_bytes([single]) < questions_of_long_prompts < block_bytes([single, packed])
 
 
 def _driver_command(run: Path, output_dir: Path, **overrides: object) -> list[str]:
