@@ -34,8 +34,8 @@ class Terminal:
 
     def tmux(self, *arguments: str) -> str:
         command = ["tmux", "-S", str(self.socket), "-f", "/dev/null", *arguments]
-        # As Python has it: readline, which pytest imports, has put COLUMNS into that of the process.
-        environment = dict(os.environ)
+        # Without the size of the terminal that runs the tests: the job would take it for that of its own.
+        environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
     def screen(self) -> list[str]:
