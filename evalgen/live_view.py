@@ -159,9 +159,9 @@ def _answered_in_batches(progress: BatchProgress) -> str:
 
 def _judged_in_batches(progress: BatchProgress) -> str:
     totals = progress.totals
+    share, num_ungraded = progress.equivalent_share, totals.of_kind("ungraded")
     more = "; more are sent as there is room" if progress.is_held_back else ""
-    share = "-" if progress.equivalent_share is None else f"{progress.equivalent_share:.1%}"
-    return _verdicts(share, totals.of_kind("ungraded"), totals.cached.total(), totals.asked_again.total()) + more
+    return _verdicts(share, num_ungraded, totals.cached.total(), totals.asked_again.total()) + more
 
 
 def _paid_in_batches(progress: BatchProgress) -> str:
@@ -206,11 +206,12 @@ def _graded(progress: Progress) -> str:
 
 
 def _judged(progress: Progress) -> str:
-    share = "-" if progress.equivalent_share is None else f"{progress.equivalent_share:.1%}"
+    share = progress.equivalent_share
     return _verdicts(share, progress.num_ungraded, progress.num_cached, progress.num_asked_again)
 
 
-def _verdicts(equivalent: str, num_ungraded: int, num_cached: int, num_asked_again: int) -> str:
+def _verdicts(equivalent_share: float | None, num_ungraded: int, num_cached: int, num_asked_again: int) -> str:
+    equivalent = "-" if equivalent_share is None else f"{equivalent_share:.1%}"
     cached = f", {num_cached:,} from earlier jobs" if num_cached else ""
     again = f", {num_asked_again:,} asked again" if num_asked_again else ""
     return f"{equivalent} equivalent, {num_ungraded:,} ungraded{cached}{again}"

@@ -88,7 +88,7 @@ class Monitor:
         self._sampling_left: tuple[float | None, float] = (None, now)  # as last estimated, and when
 
     def note(self, unit: GradedUnit | FailedUnit) -> None:
-        """A unit, or a part of a large one, has come out of the pipeline."""
+        """A unit has come out of the pipeline."""
         with self._lock:
             if isinstance(unit, FailedUnit):
                 self._failed.add(unit.unit.id)
