@@ -20,7 +20,7 @@ from evalgen.judged import Judged, judged
 from evalgen.prompt_figures import PromptFigures, prompt_figures
 from evalgen.provenance import Provenance
 from evalgen.records import Verdict, VerdictKind
-from evalgen.samples import Completion, Sample, distinct_completions, total_count
+from evalgen.samples import Sample, distinct_completions, greedy_completion, total_count
 from evalgen.weights import UnweighedRow, weighed
 
 
@@ -50,13 +50,14 @@ def assemble(
     Raises:
         JobStopped: there is no verdict for one of the completions.
     """
-    by_prompt: dict[str, list[Completion]] = defaultdict(list)
-    for completion in distinct_completions(samples):
-        by_prompt[completion.prompt_id].append(completion)
+    samples_of_prompt: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        samples_of_prompt[sample.prompt_id].append(sample)
     assembled = AssembledDataset(rows=[], rejects=[], non_equivalent=[], left_out=[], prompts=[], judged=[])
     for query in plan.queries:
         maker = RowMaker(plan=plan, query=query, provenance=provenance, tokenizer=tokenizer)
-        of_query = [judged(plan, query, completion, verdicts) for completion in by_prompt[query.id]]
+        of_query = [judged(plan, query, it, verdicts) for it in distinct_completions(samples_of_prompt[query.id])]
+        greedy = greedy_completion(samples_of_prompt[query.id])
         of_kind = {kind: [it for it in of_query if it.verdict.kind == kind] for kind in get_args(VerdictKind)}
         rows, spanning = _rows_of_query(maker, of_kind["equivalent"])
         assembled.rows.extend(rows)
@@ -68,7 +69,8 @@ def assemble(
         )
         assembled.left_out.extend(_not_kept(it) | {"reason": it.verdict.error} for it in of_kind["ungraded"])
         assembled.left_out.extend(_not_kept(it) | {"reason": SPANS_BOUNDARY} for it in spanning)
-        assembled.prompts.append(prompt_figures(plan, query, of_query, rows))
+        judged_greedy = None if greedy is None else judged(plan, query, greedy, verdicts)
+        assembled.prompts.append(prompt_figures(plan, query, of_query, judged_greedy, rows))
         assembled.judged.extend(of_query)
     return assembled
 

@@ -27,7 +27,7 @@ class DatasetForecast:
     grader_model: str
     num_prompts: int
     num_draws: int | None  # None: completions are enumerated
-    most_questions: int  # if every draw gave another completion, and no verdict were known yet
+    most_questions: int  # if every draw gave another completion, none the greedy one, and no verdict were known yet
     most_calls: int
     usd_per_thousand: float | None  # for a thousand questions, with replies of `REPLY_TOKENS`; None: price unknown
     most_usd: float | None  # the same for all of them
@@ -59,7 +59,7 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
     if settings.min_probability:
         of_prompt = int(1 / settings.min_probability)
     else:
-        of_prompt = settings.num_generations if settings.do_sample else 1
+        of_prompt = settings.num_generations + 1 if settings.do_sample else 1  # the greedy one, too
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.model in OFFLINE_GRADERS
     usd = 0.0 if is_free else _usd_per_question(plan, prices, min(plan.grader.pack_size, of_prompt))

@@ -55,21 +55,24 @@ class PromptFigures:
     semantic_entropy: float | None  # see `semantic_entropies`
     semantic_entropy_lower: float | None
     unseen_mass: float | None  # see `good_turing_unseen`; 1 - covered_mass where enumerated; None: greedy
-    greedy_completion: str | None  # None: no draw took the greedy path, or samples of an older version do not say
+    greedy_completion: str | None  # drawn or not; None: not enumerated, or samples of an older version do not say
     greedy_verdict: VerdictKind | None
     covered_mass: float | None  # under the law, of all completions that were enumerated; None: drawn
 
 
 def prompt_figures(
-    plan: DatasetPlan, query: Query, judged: Sequence[Judged], rows: Iterable[Mapping[str, Any]]
+    plan: DatasetPlan,
+    query: Query,
+    judged: Sequence[Judged],
+    greedy: Judged | None,
+    rows: Iterable[Mapping[str, Any]],
 ) -> PromptFigures:
-    """`judged` are all completions of the query, `rows` what the dataset keeps of them."""
+    """`judged` are all completions of the query that were drawn or enumerated; `rows` are what the dataset keeps."""
     equivalent, wrong, ungraded = ([it for it in judged if it.verdict.kind == kind] for kind in get_args(VerdictKind))
     graded_draws = _prevalence(equivalent) + _prevalence(wrong)
     entropy, entropy_lower = semantic_entropies(
         _prevalence(equivalent), [judged.completion.prevalence for judged in wrong]
     )
-    greedy = next((it for it in judged if any(sample.is_greedy for sample in it.completion.samples)), None)
     covered = _covered_mass(plan, query, judged)
     return PromptFigures(
         prompt_id=query.id,

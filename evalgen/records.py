@@ -76,7 +76,7 @@ class SampledSequence:
     logprob: float
     logprob_sampling: float
     token_logprobs_sampling: tuple[float, ...]  # same length as token_ids
-    generation_indices: tuple[int, ...]  # ascending; empty where completions are enumerated
+    generation_indices: tuple[int, ...]  # ascending; empty if no draw gave it, or completions are enumerated
     finish_reason: FinishReason
     is_greedy: bool  # every token, EOS included, is the model's most probable one of those that can be drawn
 

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+UNDRAWN = np.iinfo(np.int64).max  # in place of the draws of a sequence that has none: after all others
+
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -36,8 +38,9 @@ def rows_of_prompts(samples: pa.Table, prompt_ids: Sequence[str]) -> pa.Table:
 def united_samples(tables: Sequence[pa.Table]) -> pa.Table:
     """The samples of several units as one unit has them: a row for each prompt and sequence, with all of its draws.
 
-    By prompt of first appearance, then by first draw. A draw that two units have counts once. Log-probabilities are
-    those of the first draw: two units may differ in the last bits. What only one of them says of `is_greedy` holds.
+    By prompt of first appearance, then by first draw, what was not drawn last. A draw that two units have counts once.
+    Log-probabilities are those of the first draw: two units may differ in the last bits. What only one of them says of
+    `is_greedy` holds.
     """
     if any(table["sample_count"].null_count for table in tables):
         return tables[0]  # enumerated: each of them has everything
@@ -46,7 +49,9 @@ def united_samples(tables: Sequence[pa.Table]) -> pa.Table:
     token_ids = _numbers(_as_binary(table["token_ids"]))
     sequences = prompts * (len(table) + 1) + token_ids
     draws, lengths = _flat(table["generation_indices"])
-    rows = np.repeat(np.arange(len(table)), lengths)
+    undrawn = np.flatnonzero(lengths == 0)
+    draws = np.concatenate([draws, np.full(len(undrawn), UNDRAWN)])
+    rows = np.concatenate([np.repeat(np.arange(len(table)), lengths), undrawn])
     order = np.lexsort((draws, sequences[rows]))
     draws, rows = draws[order], rows[order]
     is_new_sequence = _differs(sequences[rows])
@@ -54,10 +59,12 @@ def united_samples(tables: Sequence[pa.Table]) -> pa.Table:
     is_greedy = np.maximum.reduceat(says_greedy[rows], np.flatnonzero(is_new_sequence))  # of each sequence
     is_new = is_new_sequence | _differs(draws)
     draws, rows, (starts,) = draws[is_new], rows[is_new], np.nonzero(is_new_sequence[is_new])
-    bounds = np.append(starts, len(draws))
-    indices = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(draws, pa.int32()))
+    is_drawn = draws != UNDRAWN
+    counts = np.add.reduceat(is_drawn, starts, dtype=np.int64)
+    bounds = np.concatenate([[0], np.cumsum(counts)])
+    indices = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(draws[is_drawn], pa.int32()))
     united = table.take(rows[starts])
-    united = _with_column(united, "sample_count", pa.array(np.diff(bounds), pa.int64()))
+    united = _with_column(united, "sample_count", pa.array(counts, pa.int64()))
     united = _with_column(united, "generation_indices", indices)
     united = _with_column(united, "is_greedy", pa.array(is_greedy == 1, mask=is_greedy < 0))
     return united.take(np.lexsort((draws[starts], prompts[rows[starts]])))

@@ -1,7 +1,8 @@
 """The `samples/*.parquet` rows: every distinct token sequence, and the distinct completions they decode to.
 
 Sequences were drawn, or they were enumerated. Those of an enumerated set have no `sample_count`, and in place of
-generation indices the rank of their text: the prompt's texts are numbered by falling probability.
+generation indices the rank of their text: the prompt's texts are numbered by falling probability. Among those that were
+drawn is the greedy one, even if it was drawn 0 times.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SAMPLES_SCHEMA = pa.schema(
         ("token_logprobs", pa.list_(pa.float32())),  # nats, T=1
         ("logprob", pa.float64()),
         ("logprob_sampling", pa.float64()),
-        ("sample_count", pa.int64()),  # null: enumerated
+        ("sample_count", pa.int64()),  # 0: no draw gave it, it is the greedy one; null: enumerated
         ("generation_indices", pa.list_(pa.int32())),  # the rank of its text, if enumerated
         ("finish_reason", pa.string()),
         ("token_logprobs_sampling", pa.list_(pa.float32())),  # nats, under the sampling law
@@ -224,12 +225,12 @@ def _lists(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, Any], list[int]]:
 
 def distinct_completions(samples: Iterable[Sample]) -> list[Completion]:
     """Samples with one text put together (from any number of units), by prompt of first appearance, then by first draw
-    (by rank, if enumerated).
+    (by rank, if enumerated). What no draw gave is none of them.
 
     Draw ranges of one prompt may have been sampled in several units: equal sequences from two of them are one sample,
     their draws together. In which order a prompt's samples come makes no difference to what was drawn.
     """
-    samples = list(samples)
+    samples = [sample for sample in samples if len(sample.generation_indices)]
     prompts = {prompt_id: order for order, prompt_id in enumerate(dict.fromkeys(s.prompt_id for s in samples))}
     samples.sort(key=lambda sample: (prompts[sample.prompt_id], sample.generation_indices[0]))
     sequences: dict[tuple[str, tuple[int, ...]], list[Sample]] = defaultdict(list)
@@ -239,6 +240,19 @@ def distinct_completions(samples: Iterable[Sample]) -> list[Completion]:
     for equal in sequences.values():
         texts[equal[0].prompt_id, equal[0].completion].append(_united(equal))
     return [Completion(prompt_id=p, text=text, samples=tuple(found)) for (p, text), found in texts.items()]
+
+
+def greedy_completion(samples: Iterable[Sample]) -> Completion | None:
+    """The greedy completion of one prompt, drawn or not; None: it was not enumerated, or a version stored it that did
+    not say.
+
+    Units of one prompt may differ, by rounding, in which it is: then it is the one that was drawn first.
+    """
+    greedy = [sample for sample in samples if sample.is_greedy]
+    if not greedy:
+        return None
+    sample = min(greedy, key=lambda it: (it.generation_indices[0] if it.prevalence else math.inf, it.token_ids))
+    return Completion(prompt_id=sample.prompt_id, text=sample.completion, samples=(sample,))
 
 
 def _united(equal: list[Sample]) -> Sample:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 
 from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
@@ -260,7 +261,8 @@ class StoreActor:
 
 
 def num_distinct_completions(samples: pa.Table) -> int:
-    """Of one unit: a text that two prompts have counts for both."""
+    """Of one unit, without what no draw gave: a text that two prompts have counts for both."""
     columns = ["prompt_id", "completion"]
-    distinct: int = samples.select(columns).group_by(columns).aggregate([]).num_rows
+    drawn = samples.filter(pc.fill_null(pc.greater(samples["sample_count"], 0), True))  # null: enumerated
+    distinct: int = drawn.select(columns).group_by(columns).aggregate([]).num_rows
     return distinct

@@ -67,7 +67,7 @@ class Spread:
     semantic_entropy_lower: float | None
     equivalent_mass: float | None  # at T=1
     equivalent_draw_share: float | None
-    greedy_right_share: float | None  # of the prompts of which the greedy completion was drawn and graded
+    greedy_right_share: float | None  # of the prompts of which the greedy completion is known and graded
     unseen_mass: float | None
 
 

@@ -43,7 +43,8 @@ class _Enumeration:
     def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
         # Above 1 where the prefix itself is not probable enough any more, which rounding alone can bring about.
         rows, tokens = distributions.at_least(self._min_probability / np.exp(nodes.prefix_law_logprobs))
-        return nodes.children(rows, tokens, nodes.draws, np.zeros_like(rows), distributions)
+        greedy_tokens = distributions.most_probable(nodes.is_greedy)
+        return nodes.children(rows, tokens, nodes.draws, np.zeros_like(rows), greedy_tokens)
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         most: Ints = np.floor(np.exp(nodes.prefix_law_logprobs) / self._min_probability).astype(np.int64) + 1

@@ -19,7 +19,7 @@ from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import evaluate_prompts
 from evalgen.sampling.stopping import Stopping
-from evalgen.sampling.tree import random_numbers
+from evalgen.sampling.tree import all_draws, pick_next
 from evalgen.tokenization import encode_prompt
 
 
@@ -32,17 +32,16 @@ def sample_independently(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: 
     for prompt_index, query in enumerate(unit.queries):
         prompt = encode_prompt(loaded.tokenizer, query.prompt)
         side_by_side = limits_of(unshared, unit.law, len(prompt), budget_bytes).max_leaves
-        last = unit.first_draw + unit.num_draws
-        first = unit.first_draw
-        while first < last:
-            draws = np.arange(first, min(first + side_by_side, last))
+        to_do = all_draws(unit)
+        while len(to_do):
+            draws = to_do[:side_by_side]
             rounds = _rounds_or_none(unshared, unit, prompt_index, prompt, draws)
             if rounds is None:
                 side_by_side, halvings = len(draws) // 2, halvings + 1
                 continue
             evaluations += sum(evaluated for evaluated, _ in rounds)
             leaves += [some for _, ended in rounds for some in ended]
-            first += len(draws)
+            to_do = to_do[len(draws) :]
     prompt_ids = [query.id for query in unit.queries]
     return SamplingResult(
         sequences=sequences_of(leaves, prompt_ids), model_evaluations=evaluations, out_of_memory_halvings=halvings
@@ -76,11 +75,11 @@ def _rounds(
     while True:
         rows = nodes.rows_of_draws  # at the root every draw is at row 0, later each has a row of its own
         distributions = Distributions(logits, unit.law, loaded.undrawable)
-        picks = distributions.pick(rows, random_numbers(unit, nodes))
+        picks, greedy_tokens = pick_next(unit, nodes, distributions)
         # Draws that picked the same token stay apart.
         picked = picks.tokens.select(np.repeat(np.arange(len(picks.rows)), picks.num_draws))
         draws = nodes.draws[picks.order]
-        children = nodes.children(rows, picked, draws, np.ones_like(rows), distributions)
+        children = nodes.children(rows, picked, draws, np.ones_like(rows), greedy_tokens)
         ended, nodes = stopping.apart(children)
         yield evaluated, ended
         if not len(nodes):

@@ -60,10 +60,13 @@ class Distributions:
         # Small enough that a CPU's caches hold the distributions of a chunk.
         self._chunk_rows = max(1, CHUNK_LOGITS.get(logits.device.type, CHUNK_LOGITS["cpu"]) // self.vocabulary)
 
-    def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> Picks:
+    def pick(
+        self, rows: NDArray[np.int64], uniforms: NDArray[np.float64], fixed: NDArray[np.int64] | None = None
+    ) -> Picks:
         """A token for each of D draws, by inverse CDF: draw d is at node `rows[d]`, its number is `uniforms[d]`.
 
         `rows` ascend. A token of probability 0 is never picked. What a draw picks depends on its own row alone.
+        `fixed` (D,) has the token that a draw takes whatever its number; -1: none.
 
         Raises:
             InputError: the logits are NaN or infinite.
@@ -73,6 +76,8 @@ class Distributions:
             first, last = np.searchsorted(rows, (start, start + len(distribution.logits)))
             here = rows[first:last] - start
             ids = distribution.pick(here, uniforms[first:last])
+            if fixed is not None:
+                ids = np.where(fixed[first:last] < 0, ids, fixed[first:last])
             order, first_of_pair = grouped(here * self.vocabulary + ids)
             chosen = order[first_of_pair]  # a draw of each pair
             picks.append(
@@ -100,13 +105,14 @@ class Distributions:
             tokens.append(distribution.tokens(here, ids))
         return np.concatenate(rows), _joined(tokens)
 
-    def most_probable(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The model's most probable token of those that can be drawn, at each of some rows; of several the lowest."""
-        found = np.empty(len(rows), np.int64)
+    def most_probable(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(N,) the model's most probable token of those that can be drawn, of several the lowest; -1: not `chosen`."""
+        found = np.full(self.num_nodes, -1)
+        rows = np.flatnonzero(chosen)
         for start in range(0, len(rows), self._chunk_rows):
-            chunk = torch.from_numpy(rows[start : start + self._chunk_rows]).to(self._logits.device)
-            logits = self._logits[chunk].index_fill_(1, self._undrawable, -torch.inf)  # of a copy: it is indexed
-            found[start : start + self._chunk_rows] = _first_of_largest(logits)
+            chunk = rows[start : start + self._chunk_rows]
+            logits = self._logits[torch.from_numpy(chunk).to(self._logits.device)]
+            found[chunk] = _first_of_largest(logits.index_fill_(1, self._undrawable, -torch.inf))  # of a copy
         return found
 
     def _chunks(self) -> Iterator[tuple[int, NextToken]]:
@@ -118,7 +124,7 @@ class Distributions:
 def _first_of_largest(logits: Tensor) -> NDArray[np.int64]:
     """Where in each row the first of the largest logits stands."""
     on_cpu = logits.device.type == "cpu"  # where torch takes ten times as long as numpy
-    first: NDArray[np.int64] = logits.float().numpy().argmax(-1) if on_cpu else logits.argmax(-1).cpu().numpy()
+    first: NDArray[np.int64] = logits.float().numpy().argmax(-1) if on_cpu else logits.float().argmax(-1).cpu().numpy()
     return first
 
 
@@ -217,7 +223,8 @@ def next_token(logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> NextToke
         # Lower ones would be denormal numbers, which processors compute ten times slower.
         weights = torch.nn.functional.threshold(scores, LEAST_LOG_WEIGHT, -torch.inf, inplace=True).exp_()
     else:
-        weights = torch.zeros_like(scores).scatter_(1, scores.argmax(-1, keepdim=True), 1.0)
+        most_probable = torch.from_numpy(_first_of_largest(scores)).to(scores.device)
+        weights = torch.zeros_like(scores).scatter_(1, most_probable[:, None], 1.0)
     blocks = _in_blocks(weights)
     cdf = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     return NextToken(logits=logits, log_norm=log_norm, law_weights=blocks, law_cdf=cdf)

@@ -7,6 +7,7 @@ Dimension letters: N nodes, D draws at these nodes, T tokens drawn (the depth).
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalgen.records import FinishReason, SampledSequence
-from evalgen.sampling.law import Distributions, Tokens
+from evalgen.sampling.law import Tokens
+
+GREEDY_DRAW = -1  # not one of those asked for: it takes the most probable token everywhere
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -29,7 +32,7 @@ class Nodes:
 
     depth: int  # tokens drawn so far
     prompts: Ints  # (N,) index of each node's prompt in its unit
-    draws: Ints  # (D,) generation indices: those at node 0, ascending, then those at node 1, ...
+    draws: Ints  # (D,) generation indices, and `GREEDY_DRAW`: those at node 0, ascending, then those at node 1, ...
     num_draws: Ints  # (N,) how many of them are at each node; all 0 where nothing is drawn but all is enumerated
     prefix_law_logprobs: Floats  # (N,) log-probability in nats of all drawn tokens, under the sampling law
     is_greedy: Bools  # (N,) every drawn token is the model's most probable one of those that can be drawn
@@ -56,15 +59,11 @@ class Nodes:
             law_logprobs=np.zeros(len(prompts)),
         )
 
-    def children(self, rows: Ints, tokens: Tokens, draws: Ints, num_draws: Ints, distributions: Distributions) -> Nodes:
+    def children(self, rows: Ints, tokens: Tokens, draws: Ints, num_draws: Ints, greedy_tokens: Ints) -> Nodes:
         """Nodes one token deeper: child c is node `rows[c]` and token c, rows ascending.
 
-        `distributions` are those of the token after each node.
+        `greedy_tokens` (N,) has the most probable token after each greedy node; after others anything that is no token.
         """
-        # Of a tree at most one node a prompt is greedy: only there the most probable token is looked for.
-        greedy_rows = np.flatnonzero(self.is_greedy)
-        greedy_tokens = np.full(len(self), -1)  # which is no token
-        greedy_tokens[greedy_rows] = distributions.most_probable(greedy_rows)
         return Nodes(
             depth=self.depth + 1,
             prompts=self.prompts[rows],
@@ -138,13 +137,16 @@ class SamplingResult:
 
 
 def sequences_of(leaves: Iterable[Leaves], prompt_ids: Sequence[str]) -> tuple[SampledSequence, ...]:
-    """The leaves as records, those with equal tokens merged, by prompt and then by smallest generation index."""
+    """The leaves as records, those with equal tokens merged, by prompt and then by smallest generation index.
+
+    The greedy one is among them even if it has none.
+    """
     equal: dict[tuple[int, tuple[int, ...]], list[SampledSequence]] = defaultdict(list)
     for some in leaves:
         for prompt, sequence in zip(some.nodes.prompts.tolist(), _sequences(some, prompt_ids), strict=True):
             equal[prompt, sequence.token_ids].append(sequence)
     merged = [(prompt, _merged(sequences)) for (prompt, _), sequences in equal.items()]
-    merged.sort(key=lambda item: (item[0], item[1].generation_indices[:1]))
+    merged.sort(key=lambda item: (item[0], item[1].generation_indices[:1] or (math.inf,)))
     return tuple(sequence for _, sequence in merged)
 
 
@@ -160,7 +162,7 @@ def _sequences(leaves: Leaves, prompt_ids: Sequence[str]) -> list[SampledSequenc
             logprob=sum(logprobs[row]),
             logprob_sampling=sum(law_logprobs[row]),
             token_logprobs_sampling=tuple(law_logprobs[row]),
-            generation_indices=tuple(draws[row].tolist()),
+            generation_indices=tuple(draw for draw in draws[row].tolist() if draw != GREEDY_DRAW),
             finish_reason=leaves.finish_reason,
             is_greedy=bool(nodes.is_greedy[row]),
         )
@@ -177,7 +179,7 @@ def _merged(equal: list[SampledSequence]) -> SampledSequence:
 
 
 def distinct_prefixes(sequences: Iterable[SampledSequence]) -> int:
-    """How many distinct prefixes some draw leaves: the fewest model evaluations any exact sampler can do.
+    """How many distinct prefixes the sequences leave: the fewest model evaluations any exact sampler can do.
 
     In sorted order, sequences that share a prefix stand together: each adds what it does not share with the one before.
     """

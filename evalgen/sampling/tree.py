@@ -1,7 +1,8 @@
 """Grows the tree of completions of some prompts; the model sees each node (distinct prefix) once.
 
 `sample_tree` grows it along draws: every draw at a node picks its next token with its own random number, and draws that
-picked the same token share the child. A slice is a batch of nodes of one depth with the prefixes of their parents.
+picked the same token share the child. One more draw is greedy, so that a prompt's most probable answer is known even if
+no draw gives it. A slice is a batch of nodes of one depth with the prefixes of their parents.
 Slices wait on a stack, so what is kept is bounded whatever the number of draws.
 
 Dimension letters: N nodes of a slice, D draws at them, C children.
@@ -19,10 +20,10 @@ from torch import Tensor
 
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
-from evalgen.sampling.law import Distributions
+from evalgen.sampling.law import Distributions, Picks
 from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
-from evalgen.sampling.nodes import Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
+from evalgen.sampling.nodes import GREEDY_DRAW, Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import Prefixes, evaluate_prompts
 from evalgen.sampling.stopping import Stopping
 from evalgen.tokenization import encode_prompt
@@ -63,19 +64,31 @@ class Drawing:
         self._unit = unit
 
     def roots(self, prompts: Ints) -> Nodes:
-        draws = np.arange(self._unit.first_draw, self._unit.first_draw + self._unit.num_draws)
-        return Nodes.roots(prompts, draws)
+        return Nodes.roots(prompts, all_draws(self._unit))
 
     def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
-        picks = distributions.pick(nodes.rows_of_draws, random_numbers(self._unit, nodes))
-        return nodes.children(picks.rows, picks.tokens, nodes.draws[picks.order], picks.num_draws, distributions)
+        picks, greedy_tokens = pick_next(self._unit, nodes, distributions)
+        return nodes.children(picks.rows, picks.tokens, nodes.draws[picks.order], picks.num_draws, greedy_tokens)
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         return nodes.num_draws
 
 
-def random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
-    """(D,) the number with which each draw at `nodes` picks its next token."""
+def all_draws(unit: SamplingUnit) -> Ints:
+    """Those of each prompt, the greedy one first."""
+    return np.array([GREEDY_DRAW, *range(unit.first_draw, unit.first_draw + unit.num_draws)])
+
+
+def pick_next(unit: SamplingUnit, nodes: Nodes, distributions: Distributions) -> tuple[Picks, Ints]:
+    """What each draw at `nodes` picks, and (N,) the most probable token after each greedy node, -1 after others."""
+    greedy_tokens = distributions.most_probable(nodes.is_greedy)
+    rows = nodes.rows_of_draws
+    fixed = np.where(nodes.draws == GREEDY_DRAW, greedy_tokens[rows], -1)
+    return distributions.pick(rows, _random_numbers(unit, nodes), fixed), greedy_tokens
+
+
+def _random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
+    """(D,) the number with which each draw at `nodes` picks its next token; for the greedy draw any."""
     first_nodes = np.flatnonzero(np.diff(nodes.prompts, prepend=-1))  # of each prompt
     num_draws = np.add.reduceat(nodes.num_draws, first_nodes)
     of_prompts = [
@@ -83,7 +96,8 @@ def random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
         for prompt in nodes.prompts[first_nodes]
     ]
     offsets = np.arange(len(of_prompts)) * unit.num_draws - unit.first_draw
-    numbers: Floats = np.concatenate(of_prompts)[nodes.draws + np.repeat(offsets, num_draws)]
+    places = np.maximum(nodes.draws, unit.first_draw) + np.repeat(offsets, num_draws)
+    numbers: Floats = np.concatenate(of_prompts)[places]
     return numbers
 
 

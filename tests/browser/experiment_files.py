@@ -60,6 +60,7 @@ HOSTILE = (
     "שלום عليكم 你好 👩‍👩‍👧 e\u0301" + "\u0489" * 60,
     "javascript:alert(1)//{{7*7}}${8*8}]]>",
 )
+HOSTILE_GREEDY = "<script>window.ran='greedy'</script>\u202e"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ class Said:
     """One completion of a prompt, and what the judge says of it."""
 
     text: str
-    count: int
+    count: int  # 0: no draw gave it, it is the greedy one
     verdict: VerdictKind = "not_equivalent"
     trimmed: str | None = None
     votes: tuple[VerdictKind, ...] = ()
@@ -121,7 +122,8 @@ def trained_for(epochs: float, queries: Sequence[Query], num_draws: int = 1000) 
 def hostile_said() -> tuple[Said, ...]:
     """Completions that try to run, hide, turn the line around or break the layout; one of each verdict among them."""
     kinds: tuple[VerdictKind, ...] = ("equivalent", "not_equivalent", "ungraded")
-    return tuple(
+    greedy = Said(text=f" {HOSTILE_GREEDY}", count=0, reasoning=HOSTILE_GREEDY)
+    return greedy, *(
         Said(
             text=f" {text}",
             count=10 + number,
@@ -246,10 +248,11 @@ def _samples(
 ) -> list[Sample]:
     samples = []
     total = sum(it.count for it in said)
+    greedy = next((it for it in said if not it.count), max(said, key=lambda it: it.count))
     first = 0
     for rank, it in enumerate(sorted(said, key=lambda it: -it.count)):
         ids = tokenizer.encode(it.text, add_special_tokens=False)
-        share = it.count / (total + 1)
+        share = max(it.count, 0.5) / (total + 1)
         samples.append(
             Sample(
                 prompt_id=query.id,
@@ -261,7 +264,7 @@ def _samples(
                 token_logprobs_sampling=tuple([math.log(share) / len(ids)] * len(ids)),
                 generation_indices=(rank,) if is_enumerated else range(first, first + it.count),
                 finish_reason="length",
-                is_greedy=rank == 0,
+                is_greedy=it is greedy,
                 is_enumerated=is_enumerated,
             )
         )

@@ -333,6 +333,8 @@ def test_hostile_completions_do_not_run_and_stay_text(browser: Chrome, odd: Repo
     assert len(texts) == len(HOSTILE)
     for hostile in HOSTILE[:3]:
         assert f"·{hostile}" in texts
+    greedy = select(browser, ".prompt .reference")[1].get_attribute("textContent")
+    assert greedy == "greedy ·<script>window.ran='greedy'</script>\\u{202e} ✗ not equivalent", "no draw gave it"
     shown = "".join(texts)
     assert "\\u{202e}evil\\u{202c}" in shown
     assert "line one\\nline two\\u{2028}line three\\u{2029}\\ttab\\x07bell\\x00nul" in shown

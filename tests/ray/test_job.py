@@ -156,9 +156,8 @@ def test_the_figures_of_prompts_add_up_to_those_of_the_dataset(experiment: Exper
     assert sum(row["num_variations"] for row in prompts) == figures["num_items"]
     greedy = {row["prompt_id"]: row["completion"] for row in experiment.rows_of("samples") if row["is_greedy"]}
     assert {row["prompt_id"]: row["greedy_completion"] for row in prompts if row["greedy_verdict"]} == greedy
-    assert greedy and all(
-        0 < row["equivalent_mass"] <= row["seen_mass"] <= 1 for row in prompts if row["num_equivalent"]
-    )
+    assert greedy.keys() == {row["prompt_id"] for row in prompts}
+    assert all(0 < row["equivalent_mass"] <= row["seen_mass"] <= 1 for row in prompts if row["num_equivalent"])
 
 
 def test_every_draw_of_every_prompt_is_stored_once(experiment: Experiment, mayors_run: Path) -> None:

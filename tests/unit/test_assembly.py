@@ -17,7 +17,7 @@ from evalgen.errors import JobStopped
 from evalgen.job import DatasetPlan
 from evalgen.provenance import Provenance
 from evalgen.records import FinishReason, Query, SampledSequence, Verdict
-from evalgen.samples import Sample, distinct_completions, samples_of, samples_table
+from evalgen.samples import Sample, samples_of, samples_table
 from evalgen.statistics import DatasetStatistics, DatasetTally, prompt_statistics
 from evalgen.tokenization import before_stop, decode, encode_prompt
 from tests.unit.tiny import EOS, law, mayor_prompt, plan_of, query, unit_of
@@ -111,7 +111,7 @@ def assembled(
         options = {"num_generations": sum(len(s.generation_indices) for s in samples) // len(queries)} | options
     plan = plan_of(queries, **options)
     by_id = {q.id: q for q in queries}
-    texts = {(c.prompt_id, c.text) for c in distinct_completions(samples)}
+    texts = {(sample.prompt_id, sample.completion) for sample in samples}
     by_key = {plan.question(by_id[p], text).key: verdicts.get(text, EQUIVALENT) for p, text in texts}
     return plan, assemble(plan, samples, by_key, tokenizer, PROVENANCE)
 

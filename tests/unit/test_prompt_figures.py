@@ -116,6 +116,24 @@ def test_the_greedy_completion_is_the_one_whose_every_token_was_the_most_probabl
     assert (found.greedy_completion, found.greedy_verdict) == (" Grace.", kind), "untrimmed"
 
 
+@pytest.mark.parametrize(("verdict", "kind"), [(WRONG, "not_equivalent"), (None, "equivalent")])
+@pytest.mark.parametrize("text", [" Grace", " never drawn"])
+def test_a_greedy_completion_that_no_draw_gave_is_told_and_counts_nowhere(
+    text: str, verdict: object, kind: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Whether or not other tokens with its text were drawn; and in the dataset nothing is of it."""
+    samples = [
+        replace(drawn(tokenizer, byte_ids(tokenizer, " Grace"), [0, 1]), is_greedy=False),
+        replace(drawn(tokenizer, " x", [2]), is_greedy=False),
+    ]
+    undrawn = replace(drawn(tokenizer, ids_of(tokenizer, text), []), is_greedy=True)
+    verdicts = {text: verdict} if verdict else {}
+    _, without = assembled(tokenizer, samples, verdicts)
+    _, found = assembled(tokenizer, [undrawn, *samples], verdicts)
+    told = replace(without.prompts[0], greedy_completion=text, greedy_verdict=kind)
+    assert found == replace(without, prompts=[told]) and told.num_draws == 3
+
+
 @pytest.mark.parametrize("is_greedy", [None, False])
 def test_without_a_greedy_draw_or_in_older_samples_there_is_no_greedy_completion(
     is_greedy: bool | None, tokenizer: PreTrainedTokenizerFast

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tracemalloc
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,15 @@ from transformers import PreTrainedTokenizerFast
 
 from evalgen.records import FinishReason, SampledSequence
 from evalgen.sample_tables import united_samples
-from evalgen.samples import SAMPLES_SCHEMA, Sample, distinct_completions, samples_of, samples_table, text_ids
+from evalgen.samples import (
+    SAMPLES_SCHEMA,
+    Sample,
+    distinct_completions,
+    greedy_completion,
+    samples_of,
+    samples_table,
+    text_ids,
+)
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import distinct_prefixes
@@ -117,6 +126,46 @@ def test_what_one_unit_says_of_a_sequence_holds_for_its_draws_in_all_of_them(
     united = united_samples(tables)
     assert united.schema == SAMPLES_SCHEMA and united["is_greedy"].to_pylist() == [expected, None]
     assert samples_of(united) == [*one.samples, *other.samples]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(data=st.data(), num_draws=st.integers(1, 5), num_units=st.integers(1, 3))
+def test_what_no_unit_drew_stays_undrawn_and_comes_last(
+    data: st.DataObject, num_draws: int, num_units: int, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Each unit knows the greedy sequence of its prompts. By rounding these may differ from unit to unit."""
+    texts = {"p": [[5], [6], [7, 8]], "q": [[5], [9]]}
+    unit = unit_of([query("x", id="p"), query("y", id="q")])
+    said: defaultdict[tuple[str, tuple[int, ...]], list[int]] = defaultdict(list)
+    greedy = set()
+    tables = []
+    for first_draw in range(0, num_units * num_draws, num_draws):
+        sequences = []
+        for prompt_id, choices in texts.items():
+            of_draws = [data.draw(st.sampled_from(choices)) for _ in range(num_draws)]
+            is_greedy = data.draw(st.sampled_from(choices))
+            greedy.add((prompt_id, tuple(is_greedy)))
+            for ids in choices:
+                draws = [first_draw + n for n, it in enumerate(of_draws) if it == ids]
+                if draws or ids == is_greedy:
+                    said[prompt_id, tuple(ids)] += draws
+                    it = sequence(ids, draws, prompt_id=prompt_id)
+                    sequences.append(replace(it, is_greedy=ids == is_greedy))
+        tables.append(samples_table(unit, sequences, tokenizer))
+    united = samples_of(united_samples(data.draw(st.permutations(tables))))
+    assert {(s.prompt_id, s.token_ids): list(s.generation_indices) for s in united} == dict(said)
+    assert {(s.prompt_id, s.token_ids) for s in united if s.is_greedy} == greedy
+    assert [s.sample_count for s in united] == [len(s.generation_indices) for s in united]
+    order = [(s.prompt_id, s.generation_indices[0] if s.sample_count else np.inf) for s in united]
+    assert [first for p, first in order if p == "p"] == sorted(first for p, first in order if p == "p")
+    completions = distinct_completions(united)
+    assert all(completion.sample_count for completion in completions)
+    assert sum(completion.sample_count or 0 for completion in completions) == 2 * num_draws * num_units
+    of_p = [s for s in united if s.prompt_id == "p"]
+    found = greedy_completion(of_p)
+    assert found is not None and found == greedy_completion(data.draw(st.permutations(of_p)))
+    assert found.samples[0].is_greedy
+    assert found.sample_count or not any(s.is_greedy and s.sample_count for s in of_p), "one that was drawn goes first"
 
 
 def test_a_million_draws_of_a_few_sequences_take_megabytes() -> None:

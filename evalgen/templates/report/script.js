@@ -129,6 +129,10 @@ function card({ prompt, completions }, options) {
   const order = [...completions.keys()].sort((first, second) => shares[second] - shares[first]);
   const made = element("article", "prompt", element("h3", "", visible(prompt.prompt, options.query)));
   made.append(element("p", "reference", "reference ", visible(prompt.reference, options.query)));
+  if (prompt.greedy && !prompt.completions.some((completion) => completion.greedy)) {
+    const [text, verdict] = prompt.greedy;
+    made.append(element("p", "reference", "greedy ", visible(text, options.query), ` ${MARKS[verdict].join(" ")}`));
+  }
   made.append(facts(prompt, data.datasets[prompt.dataset]));
   for (const index of order) made.append(bar(completions[index], prompt, options, Math.max(...shares)));
   const hidden = prompt.hidden + prompt.completions.length - completions.length;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -64,32 +65,39 @@ def test_both_samplers_say_what_the_definition_says_under_every_law(
 
 
 def test_the_samplers_agree_with_plain_draws(peaked: LoadedModel, tiny: LoadedModel) -> None:
-    """And draws are of both kinds, so that the tests here can fail."""
+    """And draws are of both kinds, so that the tests here can fail. All that no draw gave is greedy."""
     for it in (peaked, tiny):
         unit = unit_of(QUERIES, law=law(temperature=0.5, max_new_tokens=4), num_draws=30)
         plain = plain_draws(it, unit)
         prompts = {q.id: q.prompt for q in QUERIES}
         expected = {(p, ids): plain_greedy(it, prompts[p], ids) for (p, _), (ids, _) in plain.items()}
-        assert draws_of(sample_tree(it, unit)) == plain
-        assert greedy(sample_tree(it, unit).sequences) == expected
         assert {True, False} == set(expected.values())
-        assert greedy(sample_independently(it, unit).sequences) == expected
+        for sampler in (sample_tree, sample_independently):
+            result = sampler(it, unit)
+            assert draws_of(result) == plain
+            assert greedy(s for s in result.sequences if s.generation_indices) == expected
+            assert all(s.is_greedy for s in result.sequences if not s.generation_indices)
 
 
 @pytest.mark.parametrize("stop_strings", [(), ("e", "ce Mi")])
 @pytest.mark.parametrize("max_new_tokens", [1, 3, 20])
-def test_it_is_the_one_completion_that_is_drawn_without_sampling(
-    peaked: LoadedModel, tiny: LoadedModel, stop_strings: tuple[str, ...], max_new_tokens: int
+@pytest.mark.parametrize("sampler", [sample_tree, sample_independently])
+def test_it_is_the_one_completion_that_is_drawn_without_sampling_and_known_even_if_no_draw_gives_it(
+    sampler: Any, peaked: LoadedModel, tiny: LoadedModel, stop_strings: tuple[str, ...], max_new_tokens: int
 ) -> None:
-    sampling = law(temperature=0.15, max_new_tokens=max_new_tokens, stop_strings=stop_strings)
-    for it in (peaked, tiny):
-        unit = unit_of(QUERIES, law=sampling, num_draws=60)
-        drawn = sample_tree(it, unit).sequences
-        unsampled = sample_tree(it, replace(unit, law=replace(sampling, do_sample=False))).sequences
+    num_draws_of_greedy = []
+    for it, temperature in product((peaked, tiny), (0.15, 3.0)):
+        sampling = law(temperature=temperature, max_new_tokens=max_new_tokens, stop_strings=stop_strings)
+        unit = unit_of(QUERIES, law=sampling, num_draws=20, first_draw=7)
+        unsampled = sampler(it, replace(unit, law=replace(sampling, do_sample=False))).sequences
         assert len(unsampled) == len(QUERIES) and all(sequence.is_greedy for sequence in unsampled)
-        greedy_ids = {(sequence.prompt_id, sequence.token_ids) for sequence in unsampled}
-        assert {of for of, is_greedy in greedy(drawn).items() if is_greedy} == greedy_ids & greedy(drawn).keys()
-        assert greedy_ids & greedy(drawn).keys(), "none was drawn: nothing is tested"
+        assert {len(sequence.generation_indices) for sequence in unsampled} == {20}
+        found = [sequence for sequence in sampler(it, unit).sequences if sequence.is_greedy]
+        assert [(s.prompt_id, s.token_ids, s.finish_reason) for s in found] == [
+            (s.prompt_id, s.token_ids, s.finish_reason) for s in unsampled
+        ]
+        num_draws_of_greedy += [len(sequence.generation_indices) for sequence in found]
+    assert 0 in num_draws_of_greedy and any(num_draws_of_greedy), "all or none were drawn: nothing is tested"
 
 
 def test_the_enumerated_say_it_too(peaked: LoadedModel) -> None:
@@ -129,13 +137,15 @@ def test_the_most_probable_token_is_that_of_the_definition_however_rows_are_cut(
     logits: list[list[int]], undrawable: set[int], asked: st.DataObject, dtype: torch.dtype, chunk_logits: int
 ) -> None:
     """Few values, so that many are equal; and what does not sample draws just these."""
-    rows = asked.draw(st.lists(st.integers(0, len(logits) - 1)).map(sorted))
+    chosen = np.array(asked.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits))))
+    rows = np.flatnonzero(chosen)
     scores, masked = torch.tensor(logits, dtype=dtype), torch.tensor(sorted(undrawable), dtype=torch.long)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sampling_law.CHUNK_LOGITS, "cpu", chunk_logits)
-        found = Distributions(scores, law(), masked).most_probable(np.array(rows, np.int64)).tolist()
+        found = Distributions(scores, law(), masked).most_probable(chosen)
     drawable = [token for token in range(5) if token not in undrawable]
-    assert found == [max(drawable, key=lambda token: logits[row][token]) for row in rows]
+    expected = [max(drawable, key=lambda token: logits[row][token]) for row in rows.tolist()]
+    assert found[chosen].tolist() == expected and set(found[~chosen].tolist()) <= {-1}
     assert scores.tolist() == logits, "the logits stay as they were"
     unsampled = next_token(scores, law(do_sample=False), masked)
-    assert found == unsampled.pick(np.array(rows, np.int64), np.full(len(rows), 0.5)).tolist()
+    assert expected == unsampled.pick(rows, np.full(len(rows), 0.5)).tolist()

@@ -46,8 +46,10 @@ def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
     assert {True, False} == set(tree["is_greedy"].to_pylist())
     drop = ("token_logprobs", "logprob", "logprob_sampling", "token_logprobs_sampling")
     assert tree.drop_columns(drop).to_pylist() == independent.drop_columns(drop).to_pylist()
-    tokens = sum(len(s.token_ids) * s.sample_count for s in samples_of(independent))
-    first_tokens = len(few.queries) * few.num_draws  # all of a prompt's are drawn from one evaluation, the prompt's
+    # All of a prompt, the greedy one too, are drawn from one evaluation at first, the prompt's own.
+    rows = [(len(s.token_ids), s.sample_count + s.is_greedy) for s in samples_of(independent)]
+    tokens = sum(length * count for length, count in rows)
+    first_tokens = len(few.queries) * (few.num_draws + 1)
     assert slow.model_evaluations == tokens - first_tokens + len(few.queries)
     assert cost.distinct_prefixes == slow.distinct_prefixes < slow.model_evaluations
 

@@ -182,10 +182,12 @@ def test_a_prompt_is_evaluated_once_whatever_the_number_of_draws(tiny: LoadedMod
     assert sum(limited.rows) == result.model_evaluations == distinct_prefixes(result.sequences) <= 10
 
 
-def test_sequences_stand_by_prompt_and_then_by_first_draw(diverse: LoadedModel) -> None:
+def test_sequences_stand_by_prompt_and_then_by_first_draw_with_the_undrawn_last(diverse: LoadedModel) -> None:
     result = sample_tree(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=60))
-    order = [([q.id for q in QUERIES].index(s.prompt_id), s.generation_indices[0]) for s in result.sequences]
-    assert order == sorted(order)
+    undrawn = 60  # after all draws
+    order = [([q.id for q in QUERIES].index(s.prompt_id), *s.generation_indices[:1]) for s in result.sequences]
+    order = [place if len(place) == 2 else (*place, undrawn) for place in order]
+    assert order == sorted(order) and undrawn in {first for _, first in order}
     assert all(list(s.generation_indices) == sorted(s.generation_indices) for s in result.sequences)
 
 
