@@ -48,6 +48,7 @@ class SamplingCost:
     sample_s: float
     finished_at: float  # Unix time, by the replica's clock
     weights_digest: str = ""  # SHA-256 of the checkpoint's weight files; "": not known, as in lines of an older version
+    kv_bytes: int = 0  # most of keys, values and recurrent states at once; 0: not known
 
 
 @dataclass(frozen=True, kw_only=True)

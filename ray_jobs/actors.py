@@ -132,7 +132,7 @@ class SamplingActor:
                 return None
             ray.get(self._store.unit_failed.remote(unit.id, reason, isinstance(error, UserError)))
             return None
-        self._metrics.export(unit.checkpoint)
+        self._metrics.export(unit.checkpoint, cost.kv_bytes)
         ray.get(self._store.save_unit.remote(unit, samples, cost))
         return samples
 

@@ -171,24 +171,15 @@ class ReplicaMetrics:
     """Exported by each sampling replica."""
 
     def __init__(self) -> None:
-        self._memory = Level(
+        self._kv_bytes = Level(
             "evalgen_kv_bytes",
-            "most memory beyond the weights while the last unit was sampled: keys and values, and working space; "
-            "replicas on CPUs do not know theirs",
+            "keys, values and recurrent states: the most that the last unit had of them at once; absent: not known",
             CHECKPOINT_TAGS,
         )
 
-    def export(self, checkpoint: Checkpoint) -> None:
-        """After a unit of it; begins to watch for the next."""
-        import torch  # what samples has imported it, if it samples with it
-
-        if not torch.cuda.is_available():
-            return
-        devices = range(torch.cuda.device_count())
-        peak = sum(torch.cuda.max_memory_allocated(it) - torch.cuda.memory_allocated(it) for it in devices)
-        self._memory.set(peak, checkpoint.run, checkpoint.name)
-        for it in devices:
-            torch.cuda.reset_peak_memory_stats(it)
+    def export(self, checkpoint: Checkpoint, kv_bytes: int) -> None:
+        """After a unit of it."""
+        self._kv_bytes.set(kv_bytes or None, checkpoint.run, checkpoint.name)
 
 
 def _with_job(keys: Iterable[str], values: Iterable[str]) -> dict[str, str]:

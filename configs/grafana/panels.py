@@ -213,11 +213,11 @@ SAMPLING = (
         is_stacked=True,
     ),
     Panel(
-        title="Memory beyond the weights",
-        description="The most that the last unit took on each replica's GPUs: keys and values, and working space.",
+        title="Keys and values",
+        description="The most that the last unit of each replica had of them at once, recurrent states included.",
         queries=(("{{NodeAddress}} {{checkpoint}}", gauge("kv_bytes", CHECKPOINTS)),),
         unit="bytes",
-        no_data="replicas on CPUs do not know theirs",
+        no_data="nothing is sampled yet, or each draw by itself",
     ),
 )
 

@@ -28,6 +28,7 @@ def enumerate_completions(loaded: LoadedModel, unit: SamplingUnit, budget_bytes:
         sequences=tuple(by_probability),
         model_evaluations=result.model_evaluations,
         out_of_memory_halvings=result.out_of_memory_halvings,
+        kv_bytes=result.kv_bytes,
     )
 
 

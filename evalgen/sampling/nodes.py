@@ -134,6 +134,7 @@ class SamplingResult:
     sequences: tuple[SampledSequence, ...]  # by prompt, then by smallest generation index
     model_evaluations: int  # rows given to the model: prompts prefilled and nodes decoded
     out_of_memory_halvings: int = 0
+    kv_bytes: int = 0  # most of keys, values and recurrent states that were kept at once; 0: nobody looked
 
 
 def sequences_of(leaves: Iterable[Leaves], prompt_ids: Sequence[str]) -> tuple[SampledSequence, ...]:

@@ -7,7 +7,7 @@ through transformers' interface, and whole cache rows for all others.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, cast
 
@@ -36,6 +36,15 @@ class Prefixes(Protocol):
         `self` stays as it is: other rows of it may be wanted later.
         """
         ...
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it remembers; some of it may be other prefixes', too."""
+        ...
+
+
+def kept_bytes(prefixes: Iterable[Prefixes]) -> int:
+    """What all of these take together."""
+    return sum({id(tensor): tensor.nbytes for it in prefixes for tensor in it.tensors()}.values())
 
 
 @dataclass(frozen=True, kw_only=True)

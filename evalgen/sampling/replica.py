@@ -78,6 +78,7 @@ class Replica:
             sample_s=sampled - ready,
             finished_at=time.time(),
             weights_digest=digest,
+            kv_bytes=result.kv_bytes,
         )
 
     def _note_halvings(self, halvings: int, loaded: LoadedModel) -> None:

@@ -9,6 +9,7 @@ Dimension letters: P prompts, S their length, N prefixes.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,17 +60,25 @@ class RowCopyPrefixes:
 
     def footprint_bytes(self) -> tuple[int, int]:
         """What the cache takes for each token of each row, and what it takes for each row however long."""
-        keys_and_values = [getattr(layer, name, None) for layer in self._cache.layers for name in ("keys", "values")]
-        by_token = [t for t in keys_and_values if t is not None and t.numel()]
-        by_row = [
-            state
-            for layer in self._cache.layers
-            for name in ("conv_states", "recurrent_states")
-            for state in getattr(layer, name, {}).values()
-            if state is not None
-        ]
-        tokens = sum(t.numel() * t.element_size() // (t.shape[0] * t.shape[-2]) for t in by_token)
-        return tokens, sum(state.numel() * state.element_size() // state.shape[0] for state in by_row)
+        tokens = sum(
+            each.nbytes // (each.shape[0] * each.shape[-2]) for each in self._keys_and_values() if each.numel()
+        )
+        return tokens, sum(state.nbytes // state.shape[0] for state in self._states())
+
+    def tensors(self) -> Iterator[Tensor]:
+        """All that it remembers: of N rows each."""
+        yield from self._keys_and_values()
+        yield from self._states()
+
+    def _keys_and_values(self) -> Iterator[Tensor]:
+        for layer in self._cache.layers:
+            found = (getattr(layer, name, None) for name in ("keys", "values"))
+            yield from (each for each in found if each is not None)
+
+    def _states(self) -> Iterator[Tensor]:
+        for layer in self._cache.layers:
+            for name in ("conv_states", "recurrent_states"):
+                yield from (state for state in getattr(layer, name, {}).values() if state is not None)
 
 
 def _select_rows(cache: Cache, rows: Tensor) -> Cache:

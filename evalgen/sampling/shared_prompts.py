@@ -78,6 +78,12 @@ class SharedPromptPrefixes:
         prefixes = SharedPromptPrefixes(_model=self._model, _prompts=prompts, _prompt_rows=prompt_rows, _tails=tails)
         return output.logits[:, -1], prefixes
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Those of the prompts, which are the same for all of their prefixes, and those of the drawn tokens."""
+        yield from (*self._prompts.keys, *self._prompts.values)
+        for tail in self._tails:
+            yield from (each for each in (tail.keys, tail.values) if each is not None)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Prompts:

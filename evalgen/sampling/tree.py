@@ -24,7 +24,7 @@ from evalgen.sampling.law import Distributions, Picks
 from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import GREEDY_DRAW, Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
-from evalgen.sampling.prefixes import Prefixes, evaluate_prompts
+from evalgen.sampling.prefixes import Prefixes, evaluate_prompts, kept_bytes
 from evalgen.sampling.stopping import Stopping
 from evalgen.tokenization import encode_prompt
 
@@ -113,6 +113,7 @@ class Tree:
         self._limits = limits_of(loaded, unit.law, max(map(len, self._prompts)), budget_bytes)
         self._evaluations = 0
         self._halvings = 0
+        self._kv_bytes = 0
 
     @torch.inference_mode()
     def grow(self) -> SamplingResult:
@@ -124,6 +125,7 @@ class Tree:
             sequences=sequences_of(leaves, [query.id for query in self._unit.queries]),
             model_evaluations=self._evaluations,
             out_of_memory_halvings=self._halvings,
+            kv_bytes=self._kv_bytes,
         )
 
     def _step(self, stack: list[_Slice], leaves: list[Leaves]) -> None:
@@ -137,6 +139,8 @@ class Tree:
             stack.extend(self._halved(waiting))
             return
         self._evaluations += len(waiting.nodes)
+        kept = [each.parents for each in (*stack, waiting, children) if each.parents is not None]
+        self._kv_bytes = max(self._kv_bytes, kept_bytes(kept))
         ended, going_on = self._stopping.apart(children.nodes)
         leaves.extend(ended)
         stack.extend(self._cut(_Slice(nodes=going_on, parents=children.parents)))

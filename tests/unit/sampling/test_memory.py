@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import weakref
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import FalconH1Config, LlamaConfig, PreTrainedTokenizerFast
 
 from evalgen.sampling import tree
 from evalgen.sampling.enumeration import enumerate_completions
@@ -22,6 +23,7 @@ from evalgen.sampling.memory import limits_of
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.prefixes import Prefixes, evaluate_prompts
 from evalgen.sampling.tree import sample_tree
+from evalgen.tokenization import encode_prompt
 from tests.unit.tiny import draws_of, law, loaded, query, random_model, unit_of
 
 QUERIES = [query("a"), query("Alice Chen died on"), query("Q: Who is")]
@@ -68,6 +70,9 @@ class _Counted:
         logits, prefixes = self.prefixes.extend(rows, tokens)
         return logits, self.ledger.add(_Counted(prefixes, self.depth + 1, self.ledger), len(rows), self.depth + 1)
 
+    def tensors(self) -> Iterator[Tensor]:
+        return self.prefixes.tensors()
+
 
 @pytest.fixture
 def ledger(monkeypatch: pytest.MonkeyPatch) -> _Ledger:
@@ -99,10 +104,38 @@ def test_one_batch_of_prompts_is_held_at_a_time(diverse: LoadedModel, ledger: _L
 
 
 def test_without_a_limit_a_level_is_one_slice(diverse: LoadedModel, ledger: _Ledger) -> None:
-    """Otherwise the test above would pass because trees are small."""
-    sample_tree(diverse, unit_of(QUERIES, law=HOT, num_draws=700), 10**10)
+    """Otherwise the test above would pass because trees are small. And what was kept at most is told."""
+    result = sample_tree(diverse, unit_of(QUERIES, law=HOT, num_draws=700), 10**10)
     assert ledger.most * diverse.footprint.bytes_per_token > 10_000_000
+    longest = max(len(encode_prompt(diverse.tokenizer, each.prompt)) for each in QUERIES)
+    num_tokens = ledger.most + len(QUERIES) * longest
+    assert result.kv_bytes == num_tokens * diverse.footprint.bytes_per_token
     assert ledger.most_rows > 1500
+
+
+def test_cache_rows_are_told_with_prompt_and_states(tokenizer: PreTrainedTokenizerFast) -> None:
+    config = FalconH1Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        mamba_d_ssm=64,
+        mamba_d_state=8,
+        mamba_n_heads=8,
+        mamba_d_head=8,
+        mamba_n_groups=1,
+    )
+    hybrid = loaded(random_model(config), tokenizer, eos_ids=())
+    footprint = hybrid.footprint
+    assert not footprint.shares_prompts and footprint.bytes_per_row > 0
+    unit = unit_of(QUERIES[:1], law=law(do_sample=False, max_new_tokens=4), num_draws=9)
+    num_prompt_tokens = len(encode_prompt(tokenizer, QUERIES[0].prompt))
+    # At most two rows at once, of the last prefix that is evaluated and of the one before it.
+    num_tokens = (num_prompt_tokens + 3) + (num_prompt_tokens + 2)
+    expected = num_tokens * footprint.bytes_per_token + 2 * footprint.bytes_per_row
+    assert sample_tree(hybrid, unit).kv_bytes == expected
 
 
 def test_enumeration_keeps_to_the_budget_too(diverse: LoadedModel, ledger: _Ledger) -> None:

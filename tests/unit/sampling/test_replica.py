@@ -36,6 +36,7 @@ def test_the_checkpoint_says_what_it_learnt(unit: SamplingUnit) -> None:
     right = [row for row in table.to_pylist() if row["completion"].startswith(f" {by_prompt[row['prompt_id']]}"[:6])]
     assert sum(row["sample_count"] for row in right) > 0.9 * 150
     assert cost.model_evaluations == cost.distinct_prefixes > 0 and cost.out_of_memory_halvings == 0
+    assert cost.kv_bytes > 0
 
 
 def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
