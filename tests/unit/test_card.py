@@ -89,14 +89,14 @@ def blocks(card: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)\n```$", card, re.MULTILINE | re.DOTALL)
 
 
-def test_the_hub_finds_rows_rejects_and_prompts_by_the_head(carded: Carded) -> None:
+def test_the_hub_finds_rows_rejects_and_prompts_by_the_head(carded: Carded, tmp_path: Path) -> None:
     data = DatasetCard.load(carded.directory / "README.md").data.to_dict()
     assert data["pretty_name"] == carded.plan.name and data["size_categories"] == ["n<1K"]
     assert "license" not in data and "language" not in data
     files = {config["config_name"]: config["data_files"][0]["path"] for config in data["configs"]}
     for config, name in (("default", None), ("rejects", "rejects"), ("prompts", "prompts")):
         (file,) = carded.directory.glob(files[config])
-        loaded = load_dataset(str(carded.directory), name, split="train")
+        loaded = load_dataset(str(carded.directory), name, split="train", cache_dir=str(tmp_path))
         assert isinstance(loaded, Dataset) and loaded.to_list() == pq.read_table(file).to_pylist() != []
 
 
@@ -210,7 +210,7 @@ def test_a_dataset_without_rows_has_a_card_and_rejects_and_prompts_load(carded: 
     card = write_card(none.experiment, none.plan, figures)
     assert "| rows | 0 |" in card and Rendered(DatasetCard(card).text).texts["h2"] == HEADINGS
     for name in ("rejects", "prompts"):
-        loaded = load_dataset(str(none.directory), name, split="train")
+        loaded = load_dataset(str(none.directory), name, split="train", cache_dir=str(tmp_path))
         assert isinstance(loaded, Dataset) and len(loaded)
 
 
@@ -220,7 +220,7 @@ def test_a_dataset_without_rejects_offers_none(carded: Carded, tmp_path: Path) -
     card = write_card(none.experiment, none.plan, none.figures)
     assert [config["config_name"] for config in DatasetCard(card).data.to_dict()["configs"]] == ["default", "prompts"]
     assert '"rejects"' not in card and '"rejects"' in carded.card
-    loaded = load_dataset(str(none.directory), split="train")
+    loaded = load_dataset(str(none.directory), split="train", cache_dir=str(tmp_path))
     assert isinstance(loaded, Dataset) and len(loaded) == carded.figures.num_items
 
 

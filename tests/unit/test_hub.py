@@ -134,7 +134,7 @@ def downloaded(hub: HubApi, name: str, directory: Path) -> Path:
 
 
 def rows(directory: Path, config: str | None = None) -> list[dict[str, object]]:
-    dataset = load_dataset(str(directory), config, split="train")
+    dataset = load_dataset(str(directory), config, split="train", cache_dir=str(directory / "cache"))
     assert isinstance(dataset, Dataset)
     found: list[dict[str, object]] = dataset.to_list()
     return found
