@@ -34,6 +34,7 @@ class AssembledDataset:
     left_out: list[dict[str, Any]]  # neither kept nor judged wrong, each with its reason
     prompts: list[PromptFigures]  # of each query
     judged: list[Judged]
+    undrawn: list[Judged]  # greedy completions that no draw gave: judged like the others, and in nothing but `prompts`
 
 
 def assemble(
@@ -53,7 +54,7 @@ def assemble(
     samples_of_prompt: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         samples_of_prompt[sample.prompt_id].append(sample)
-    assembled = AssembledDataset(rows=[], rejects=[], non_equivalent=[], left_out=[], prompts=[], judged=[])
+    assembled = AssembledDataset(rows=[], rejects=[], non_equivalent=[], left_out=[], prompts=[], judged=[], undrawn=[])
     for query in plan.queries:
         maker = RowMaker(plan=plan, query=query, provenance=provenance, tokenizer=tokenizer)
         of_query = [judged(plan, query, it, verdicts) for it in distinct_completions(samples_of_prompt[query.id])]
@@ -72,6 +73,8 @@ def assemble(
         judged_greedy = None if greedy is None else judged(plan, query, greedy, verdicts)
         assembled.prompts.append(prompt_figures(plan, query, of_query, judged_greedy, rows))
         assembled.judged.extend(of_query)
+        if judged_greedy is not None and not judged_greedy.completion.prevalence:
+            assembled.undrawn.append(judged_greedy)
     return assembled
 
 

@@ -100,7 +100,8 @@ def _parts(
     for query, table in zip(plan.queries, tables, strict=True):
         part = assemble(replace(plan, queries=(query,)), samples_of(table), verdicts, tokenizer, provenance)
         # A question that two datasets share was paid for once: it counts for the first.
-        tally.add(part, [j.verdict for j in part.judged if verdicts.is_first_use(j.question_key)])
+        asked = (*part.judged, *part.undrawn)
+        tally.add(part, [it.verdict for it in asked if verdicts.is_first_use(it.question_key)])
         yield part
 
 

@@ -23,17 +23,17 @@ SHORTEST_FOR_ETA_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class StoreFigures:
-    """What a job's store knows. The first four are right whatever died; the others count since its process began."""
+    """What a job's store knows. The first five are right whatever died; the others count since its process began."""
 
     schedule: ScheduleFigures
     num_units: int  # that this part of the job has to sample
     num_draws: int  # of units that are sampled
-    num_distinct: int  # completions of these that are judged in the pipeline, unit by unit
-    num_reloaded: int  # completions of units that an earlier part of the job sampled
+    num_distinct: int  # completions that these gave, unit by unit
+    num_questions: int  # completions that are judged in the pipeline: of these, and greedy ones that no draw gave
+    num_reloaded: int  # the same of units that an earlier part of the job sampled
     verdicts: Mapping[str, int]  # how many completions have got which kind of verdict, whoever asked
     num_cached: int  # verdicts that earlier experiments paid for
     num_asked_again: int  # questions that took more requests than votes
-    num_asked_later: int = 0  # completions that are judged in batches, when all is sampled
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Monitor:
         total, schedule = self._carried.total, store.schedule
         verdicts = Counter({kind: int(total(kind, number)) for kind, number in sorted(store.verdicts.items())})
         num_questions = max(
-            store.num_distinct + int(total("reloaded", store.num_reloaded)), num_graded := sum(self._graded.values())
+            store.num_questions + int(total("reloaded", store.num_reloaded)), num_graded := sum(self._graded.values())
         )
         # What a dead grader had answered is counted again when another does; what came out is certain.
         num_answered = min(max(verdicts.total(), num_graded), num_questions)
@@ -133,7 +133,7 @@ class Monitor:
             num_failed=max(schedule.num_failed, len(self._failed)),
             num_retried=schedule.num_retried,
             num_draws=store.num_draws,
-            num_distinct=store.num_distinct + store.num_asked_later,
+            num_distinct=store.num_distinct,
             num_questions=num_questions,
             num_answered=num_answered,
             equivalent_share=verdicts["equivalent"] / num_judged if num_judged else None,
@@ -150,16 +150,16 @@ class Monitor:
             cost_usd=None if limiter.num_unpriced else spent_usd,
             cap_usd=limiter.cap_usd,
             is_judge_away=limiter.breaker != "closed",
-            eta_s=self._eta_s(schedule, store.num_distinct, num_questions - num_answered, now),
+            eta_s=self._eta_s(schedule, store.num_questions, num_questions - num_answered, now),
         )
 
-    def _eta_s(self, schedule: ScheduleFigures, num_distinct: int, backlog: int, now: float) -> float | None:
+    def _eta_s(self, schedule: ScheduleFigures, num_new: int, backlog: int, now: float) -> float | None:
         left, told_at = self._sampling_left
         if schedule.cost_left:
             sampling_s = None if left is None else max(0.0, left - (now - told_at))
         else:
             sampling_s = None if self._store is None else 0.0
-        to_come = num_distinct * schedule.cost_left / schedule.cost_done if schedule.cost_done else 0.0
+        to_come = num_new * schedule.cost_left / schedule.cost_done if schedule.cost_done else 0.0
         return eta_s(sampling_s, backlog + to_come, self._answered.per_minute(now))
 
 
@@ -211,6 +211,7 @@ NOTHING_STORED = StoreFigures(
     num_units=0,
     num_draws=0,
     num_distinct=0,
+    num_questions=0,
     num_reloaded=0,
     verdicts={},
     num_cached=0,

@@ -17,6 +17,7 @@ import pyarrow as pa
 from evalgen.job import DatasetPlan
 from evalgen.judged import Judged
 from evalgen.records import Query, VerdictKind
+from evalgen.samples import Completion, total_count
 
 ROUNDING = 1e-4  # of a sum of probabilities
 PROMPTS_SCHEMA = pa.schema(
@@ -30,6 +31,7 @@ PROMPTS_SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("semantic_entropy", "semantic_entropy_lower", "unseen_mass")),
         *((name, pa.string()) for name in ("greedy_completion", "greedy_verdict")),
         ("covered_mass", pa.float64()),
+        ("greedy_draws", pa.int64()),
     ]
 )
 
@@ -55,9 +57,10 @@ class PromptFigures:
     semantic_entropy: float | None  # see `semantic_entropies`
     semantic_entropy_lower: float | None
     unseen_mass: float | None  # see `good_turing_unseen`; 1 - covered_mass where enumerated; None: greedy
-    greedy_completion: str | None  # drawn or not; None: not enumerated, or samples of an older version do not say
+    greedy_completion: str | None  # drawn or not; None: not enumerated, or not in samples of an older version
     greedy_verdict: VerdictKind | None
     covered_mass: float | None  # under the law, of all completions that were enumerated; None: drawn
+    greedy_draws: int | None  # that gave the greedy completion; None: it is not known, or enumerated
 
 
 def prompt_figures(
@@ -95,6 +98,7 @@ def prompt_figures(
         greedy_completion=None if greedy is None else greedy.completion.text,
         greedy_verdict=None if greedy is None else greedy.verdict.kind,
         covered_mass=covered,
+        greedy_draws=None if greedy is None else _num_draws_of(greedy.completion, judged),
     )
 
 
@@ -141,6 +145,11 @@ def _covered_mass(plan: DatasetPlan, query: Query, judged: Sequence[Judged]) -> 
     mass = _prevalence(judged)
     assert mass < 1 + ROUNDING, f"{plan.name}: completions of {query.id!r} have probability {mass}"
     return min(1.0, mass)
+
+
+def _num_draws_of(completion: Completion, judged: Iterable[Judged]) -> int | None:
+    """Draws that gave its text, whatever the tokens."""
+    return total_count(it.completion.sample_count for it in judged if it.completion.text == completion.text)
 
 
 def _prevalence(judged: Iterable[Judged]) -> float:

@@ -35,6 +35,11 @@ def rows_of_prompts(samples: pa.Table, prompt_ids: Sequence[str]) -> pa.Table:
     return samples.filter(pc.is_in(samples["prompt_id"], pa.array(prompt_ids, pa.string())))
 
 
+def drawn_or_enumerated(samples: pa.Table) -> pa.Table:
+    """Without greedy sequences that no draw gave."""
+    return samples.filter(pc.fill_null(pc.greater(samples["sample_count"], 0), True))
+
+
 def united_samples(tables: Sequence[pa.Table]) -> pa.Table:
     """The samples of several units as one unit has them: a row for each prompt and sequence, with all of its draws.
 

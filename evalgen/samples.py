@@ -92,7 +92,7 @@ class Completion:
 
     @property
     def generation_idx(self) -> int:
-        """The smallest generation index that drew it; its rank, if enumerated."""
+        """The smallest generation index that drew it, which some must have; its rank, if enumerated."""
         return min(sample.generation_indices[0] for sample in self.samples)
 
 

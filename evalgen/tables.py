@@ -40,7 +40,7 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
     """What a job would ask and cost at most, for `--dry_run`."""
     console = Console()
     lines = [
-        "At most, if every draw gave another completion and no verdict were known yet; "
+        "At most, if every draw gave another completion, none the greedy one, and no verdict were known yet; "
         f"costs are for replies of {REPLY_TOKENS} tokens"
     ]
     lines.append("".join(heading.rjust(width) for heading, width in FORECAST_COLUMNS))

@@ -1,4 +1,7 @@
-"""The verdicts of two experiments over the same samples: which of them another judge changed, and why."""
+"""The verdicts of two experiments over the same samples: which of them another judge changed, and why.
+
+Of completions that were drawn or enumerated: that of a greedy one that no draw gave is in prompts.parquet alone.
+"""
 
 from __future__ import annotations
 

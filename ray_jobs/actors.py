@@ -151,7 +151,7 @@ class StoredUnits:
 
 
 def questions_table(unit_id: str, dataset: str, queries: Sequence[Query], samples: pa.Table) -> pa.Table:
-    """A unit's distinct completions as questions: where a unit's draws are deduplicated."""
+    """A unit's distinct completions as questions, undrawn greedy ones too: here its draws are deduplicated."""
     by_id = {query.id: query for query in queries}
     pairs = dict.fromkeys(
         zip(samples["prompt_id"].to_pylist(), samples["completion"].to_pylist(), strict=True)

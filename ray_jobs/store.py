@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 
 from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
 from evalgen.job_log import Event, EventHandler, EventList, log_in_process
 from evalgen.progress import StoreFigures
 from evalgen.records import Answer, Question, SamplingUnit
+from evalgen.sample_tables import drawn_or_enumerated
 from evalgen.schedule import FailedUnit, Schedule
 from evalgen.unit_store import SamplingCost, StoredUnit, UnitStore
 from evalgen.verdict_store import VerdictStore
@@ -70,8 +70,8 @@ class StoreActor:
         planned = read_units(units)
         self._schedule = Schedule([unit for unit in planned if unit.id not in self._stored], num_replicas)
         self._asked_later = frozenset(asked_later)
-        self._num_units, self._num_draws, self._num_distinct, self._num_asked_later = len(planned), 0, 0, 0
-        self._reloaded: dict[str, int] = {}  # by unit of an earlier part of the job, its completions
+        self._num_units, self._num_draws, self._num_distinct, self._num_questions = len(planned), 0, 0, 0
+        self._reloaded: dict[str, int] = {}  # by unit of an earlier part of the job, its questions
         self._before = [unit for unit in planned if unit.id in self._stored]  # by a process of this actor that died
         for unit in self._before:
             self._count(unit, self._samples.load(unit.id))
@@ -134,7 +134,7 @@ class StoreActor:
     async def load_unit(self, unit_id: str) -> pa.Table:
         samples = self._samples.load(unit_id)
         if unit_id not in self._ids and self._stored[unit_id] not in self._asked_later:
-            self._reloaded[unit_id] = num_distinct_completions(samples)
+            self._reloaded[unit_id] = num_completions(samples)
         return samples
 
     async def unit_failed(self, unit_id: str, reason: str, for_good: bool) -> None:
@@ -188,11 +188,11 @@ class StoreActor:
             num_units=self._num_units,
             num_draws=self._num_draws,
             num_distinct=self._num_distinct,
+            num_questions=self._num_questions,
             num_reloaded=sum(self._reloaded.values()),
             verdicts={str(kind): number for kind, number in self._shared.told.items()},
             num_cached=self._shared.cached.total(),
             num_asked_again=self._shared.asked_again.total(),
-            num_asked_later=self._num_asked_later,
         )
         self._export(figures)
         return figures, self._events.since(num_known_events), self._events.num_added
@@ -203,12 +203,11 @@ class StoreActor:
 
     def _count(self, unit: SamplingUnit, samples: pa.Table) -> tuple[int, int]:
         """Draws and distinct completions of a unit that is stored."""
-        num_draws, num_distinct = unit.num_draws * len(unit.queries), num_distinct_completions(samples)
+        num_draws, num_distinct = unit.num_draws * len(unit.queries), num_completions(drawn_or_enumerated(samples))
         self._num_draws += num_draws
-        if unit.dataset in self._asked_later:
-            self._num_asked_later += num_distinct
-        else:
-            self._num_distinct += num_distinct
+        self._num_distinct += num_distinct
+        if unit.dataset not in self._asked_later:
+            self._num_questions += num_completions(samples)
         return num_draws, num_distinct
 
     def _export(self, figures: StoreFigures) -> None:
@@ -217,7 +216,7 @@ class StoreActor:
             self._totals.of(checkpoint).units_failed = number
         for checkpoint, number in self._schedule.retried.items():
             self._totals.of(checkpoint).units_retried = number
-        num_waiting = figures.num_distinct + figures.num_reloaded - self._shared.told.total()
+        num_waiting = figures.num_questions + figures.num_reloaded - self._shared.told.total()
         self._metrics.export(self._totals, self._shared, max(0, num_waiting))
 
     async def _watch_nodes(self) -> None:
@@ -260,9 +259,8 @@ class StoreActor:
             self._changed.notify_all()
 
 
-def num_distinct_completions(samples: pa.Table) -> int:
-    """Of one unit, without what no draw gave: a text that two prompts have counts for both."""
+def num_completions(samples: pa.Table) -> int:
+    """Distinct ones of one unit: a text that two prompts have counts for both."""
     columns = ["prompt_id", "completion"]
-    drawn = samples.filter(pc.fill_null(pc.greater(samples["sample_count"], 0), True))  # null: enumerated
-    distinct: int = drawn.select(columns).group_by(columns).aggregate([]).num_rows
+    distinct: int = samples.select(columns).group_by(columns).aggregate([]).num_rows
     return distinct

@@ -79,9 +79,9 @@ class _Collected:
 
     def _look_for_greedy(self, key: TextKey, completion: ShownCompletion) -> None:
         """A row that others were merged into has the text of one of them before it was cut, so that of a greedy
-        completion that was cut the longest row is taken that it begins with."""
+        completion that was cut the longest row is taken that it begins with. One that no draw gave is none of them."""
         greedy = self.prompt.get("greedy_completion")
-        if greedy is None:
+        if greedy is None or self.prompt.get("greedy_draws") == 0:
             return
         is_it = completion.raw == greedy
         may_be_cut = self.prompt["greedy_verdict"] == completion.verdict == "equivalent"

@@ -44,8 +44,13 @@ class _Enumeration:
     def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
         # Above 1 where the prefix itself is not probable enough any more, which rounding alone can bring about.
         rows, tokens = distributions.at_least(self._min_probability / np.exp(nodes.prefix_law_logprobs))
-        greedy_tokens = distributions.most_probable(nodes.is_greedy)
-        return nodes.children(rows, tokens, nodes.draws, np.zeros_like(rows), greedy_tokens)
+        # Where the most probable token is not probable enough, no other is.
+        is_greedy = np.zeros(len(rows), bool)
+        for node in np.flatnonzero(nodes.is_greedy):  # one for each prompt
+            first, last = np.searchsorted(rows, (node, node + 1))
+            if first < last:
+                is_greedy[first + tokens.logprobs[first:last].argmax()] = True
+        return nodes.children(rows, tokens, nodes.draws, np.zeros_like(rows), is_greedy)
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         most: Ints = np.floor(np.exp(nodes.prefix_law_logprobs) / self._min_probability).astype(np.int64) + 1

@@ -16,7 +16,7 @@ from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions
 from evalgen.sampling.memory import limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
-from evalgen.sampling.nodes import Ints, Leaves, Nodes, SamplingResult, sequences_of
+from evalgen.sampling.nodes import GREEDY_DRAW, Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import evaluate_prompts
 from evalgen.sampling.stopping import Stopping
 from evalgen.sampling.tree import all_draws, pick_next
@@ -75,11 +75,11 @@ def _rounds(
     while True:
         rows = nodes.rows_of_draws  # at the root every draw is at row 0, later each has a row of its own
         distributions = Distributions(logits, unit.law, loaded.undrawable)
-        picks, greedy_tokens = pick_next(unit, nodes, distributions)
+        picks = pick_next(unit, nodes, distributions)
         # Draws that picked the same token stay apart.
         picked = picks.tokens.select(np.repeat(np.arange(len(picks.rows)), picks.num_draws))
         draws = nodes.draws[picks.order]
-        children = nodes.children(rows, picked, draws, np.ones_like(rows), greedy_tokens)
+        children = nodes.children(rows, picked, draws, np.ones_like(rows), draws == GREEDY_DRAW)
         ended, nodes = stopping.apart(children)
         yield evaluated, ended
         if not len(nodes):

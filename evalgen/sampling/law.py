@@ -25,6 +25,7 @@ from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
 
 LEAST_LOG_WEIGHT = -87.0  # of a token against the most probable one: about the least float32 but for denormals
+NO_DRAWS = np.zeros(0, np.int64)
 CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}  # whose distributions are worked out together
 
 
@@ -61,12 +62,12 @@ class Distributions:
         self._chunk_rows = max(1, CHUNK_LOGITS.get(logits.device.type, CHUNK_LOGITS["cpu"]) // self.vocabulary)
 
     def pick(
-        self, rows: NDArray[np.int64], uniforms: NDArray[np.float64], fixed: NDArray[np.int64] | None = None
+        self, rows: NDArray[np.int64], uniforms: NDArray[np.float64], greedy: NDArray[np.int64] = NO_DRAWS
     ) -> Picks:
         """A token for each of D draws, by inverse CDF: draw d is at node `rows[d]`, its number is `uniforms[d]`.
 
         `rows` ascend. A token of probability 0 is never picked. What a draw picks depends on its own row alone.
-        `fixed` (D,) has the token that a draw takes whatever its number; -1: none.
+        Those of the draws that are `greedy`, ascending, take the most probable token in place of one by their number.
 
         Raises:
             InputError: the logits are NaN or infinite.
@@ -76,8 +77,8 @@ class Distributions:
             first, last = np.searchsorted(rows, (start, start + len(distribution.logits)))
             here = rows[first:last] - start
             ids = distribution.pick(here, uniforms[first:last])
-            if fixed is not None:
-                ids = np.where(fixed[first:last] < 0, ids, fixed[first:last])
+            if len(of_chunk := greedy[(greedy >= first) & (greedy < last)] - first):
+                ids[of_chunk] = distribution.most_probable(here[of_chunk])
             order, first_of_pair = grouped(here * self.vocabulary + ids)
             chosen = order[first_of_pair]  # a draw of each pair
             picks.append(
@@ -104,16 +105,6 @@ class Distributions:
             rows.append(here + start)
             tokens.append(distribution.tokens(here, ids))
         return np.concatenate(rows), _joined(tokens)
-
-    def most_probable(self, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """(N,) the model's most probable token of those that can be drawn, of several the lowest; -1: not `chosen`."""
-        found = np.full(self.num_nodes, -1)
-        rows = np.flatnonzero(chosen)
-        for start in range(0, len(rows), self._chunk_rows):
-            chunk = rows[start : start + self._chunk_rows]
-            logits = self._logits[torch.from_numpy(chunk).to(self._logits.device)]
-            found[chunk] = _first_of_largest(logits.index_fill_(1, self._undrawable, -torch.inf))  # of a copy
-        return found
 
     def _chunks(self) -> Iterator[tuple[int, NextToken]]:
         """The first row of each chunk, and the distributions there."""
@@ -177,6 +168,12 @@ class NextToken:
         token_cdf = self.law_weights.view(-1, width).index_select(0, at).double().cumsum(-1).cpu().numpy()  # (G, W)
         tokens: NDArray[np.int64] = blocks * width + _search(token_cdf, place.take(pairs), target)
         return tokens
+
+    def most_probable(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """At each of some rows the model's most probable token of those that can be drawn; of several the lowest."""
+        at = torch.from_numpy(rows).to(self.logits.device)
+        weights = self.law_weights[at].view(len(rows), -1)[:, : self.logits.shape[1]]
+        return _first_of_largest(self.logits[at].masked_fill_(weights == 0, -torch.inf))
 
     def logprobs(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Log-probability (nats, T=1) of each of some tokens, each at its row."""

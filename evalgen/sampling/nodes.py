@@ -59,18 +59,15 @@ class Nodes:
             law_logprobs=np.zeros(len(prompts)),
         )
 
-    def children(self, rows: Ints, tokens: Tokens, draws: Ints, num_draws: Ints, greedy_tokens: Ints) -> Nodes:
-        """Nodes one token deeper: child c is node `rows[c]` and token c, rows ascending.
-
-        `greedy_tokens` (N,) has the most probable token after each greedy node; after others anything that is no token.
-        """
+    def children(self, rows: Ints, tokens: Tokens, draws: Ints, num_draws: Ints, is_greedy: Bools) -> Nodes:
+        """Nodes one token deeper: child c is node `rows[c]` and token c, rows ascending."""
         return Nodes(
             depth=self.depth + 1,
             prompts=self.prompts[rows],
             draws=draws,
             num_draws=num_draws,
             prefix_law_logprobs=self.prefix_law_logprobs[rows] + tokens.law_logprobs,
-            is_greedy=tokens.ids == greedy_tokens[rows],
+            is_greedy=is_greedy,
             parents=replace(self, draws=np.zeros(0, np.int64)),  # paths are read from it, and draws take memory
             parent_rows=rows,
             tokens=tokens.ids,
@@ -154,7 +151,9 @@ def sequences_of(leaves: Iterable[Leaves], prompt_ids: Sequence[str]) -> tuple[S
 def _sequences(leaves: Leaves, prompt_ids: Sequence[str]) -> list[SampledSequence]:
     nodes = leaves.nodes
     tokens, logprobs, law_logprobs = (nodes.paths(column) for column in ("tokens", "logprobs", "law_logprobs"))
-    draws = np.split(nodes.draws, np.cumsum(nodes.num_draws)[:-1])
+    is_asked_for = nodes.draws != GREEDY_DRAW
+    num_draws = np.bincount(nodes.rows_of_draws[is_asked_for], minlength=len(nodes))
+    draws = np.split(nodes.draws[is_asked_for], np.cumsum(num_draws)[:-1])
     return [
         SampledSequence(
             prompt_id=prompt_ids[prompt],
@@ -163,7 +162,7 @@ def _sequences(leaves: Leaves, prompt_ids: Sequence[str]) -> list[SampledSequenc
             logprob=sum(logprobs[row]),
             logprob_sampling=sum(law_logprobs[row]),
             token_logprobs_sampling=tuple(law_logprobs[row]),
-            generation_indices=tuple(draw for draw in draws[row].tolist() if draw != GREEDY_DRAW),
+            generation_indices=tuple(draws[row].tolist()),
             finish_reason=leaves.finish_reason,
             is_greedy=bool(nodes.is_greedy[row]),
         )

@@ -67,8 +67,10 @@ class Drawing:
         return Nodes.roots(prompts, all_draws(self._unit))
 
     def children(self, nodes: Nodes, distributions: Distributions) -> Nodes:
-        picks, greedy_tokens = pick_next(self._unit, nodes, distributions)
-        return nodes.children(picks.rows, picks.tokens, nodes.draws[picks.order], picks.num_draws, greedy_tokens)
+        picks = pick_next(self._unit, nodes, distributions)
+        draws = nodes.draws[picks.order]
+        is_greedy = draws[np.cumsum(picks.num_draws) - picks.num_draws] == GREEDY_DRAW  # it is the first wherever it is
+        return nodes.children(picks.rows, picks.tokens, draws, picks.num_draws, is_greedy)
 
     def most_leaves(self, nodes: Nodes) -> Ints:
         return nodes.num_draws
@@ -76,15 +78,13 @@ class Drawing:
 
 def all_draws(unit: SamplingUnit) -> Ints:
     """Those of each prompt, the greedy one first."""
-    return np.array([GREEDY_DRAW, *range(unit.first_draw, unit.first_draw + unit.num_draws)])
+    return np.concatenate([[GREEDY_DRAW], np.arange(unit.first_draw, unit.first_draw + unit.num_draws)])
 
 
-def pick_next(unit: SamplingUnit, nodes: Nodes, distributions: Distributions) -> tuple[Picks, Ints]:
-    """What each draw at `nodes` picks, and (N,) the most probable token after each greedy node, -1 after others."""
-    greedy_tokens = distributions.most_probable(nodes.is_greedy)
-    rows = nodes.rows_of_draws
-    fixed = np.where(nodes.draws == GREEDY_DRAW, greedy_tokens[rows], -1)
-    return distributions.pick(rows, _random_numbers(unit, nodes), fixed), greedy_tokens
+def pick_next(unit: SamplingUnit, nodes: Nodes, distributions: Distributions) -> Picks:
+    """What each draw at `nodes` picks."""
+    greedy = np.flatnonzero(nodes.draws == GREEDY_DRAW)
+    return distributions.pick(nodes.rows_of_draws, _random_numbers(unit, nodes), greedy)
 
 
 def _random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
@@ -139,8 +139,8 @@ class Tree:
             stack.extend(self._halved(waiting))
             return
         self._evaluations += len(waiting.nodes)
-        kept = [each.parents for each in (*stack, waiting, children) if each.parents is not None]
-        self._kv_bytes = max(self._kv_bytes, kept_bytes(kept))
+        parents = {id(each.parents): each.parents for each in (*stack, waiting, children)}
+        self._kv_bytes = max(self._kv_bytes, kept_bytes(it for it in parents.values() if it is not None))
         ended, going_on = self._stopping.apart(children.nodes)
         leaves.extend(ended)
         stack.extend(self._cut(_Slice(nodes=going_on, parents=children.parents)))

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from evalgen.dataset_files import PROMPTS_FILE
@@ -33,6 +34,8 @@ def read_prompts(evidence: Evidence, findings: Findings) -> dict[str, dict[str, 
     path = evidence.directory / PROMPTS_FILE
     try:
         table = pq.read_table(path)
+        if "greedy_draws" not in table.column_names:  # of an older version
+            table = table.append_column("greedy_draws", pa.nulls(len(table), pa.int64()))
         if table.schema.remove_metadata() != PROMPTS_SCHEMA:
             findings.fail(Check.PROMPTS, f"{path.name} has other columns: {table.schema.names}")
             return None

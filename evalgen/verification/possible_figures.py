@@ -41,4 +41,6 @@ def impossible_figures(prompt: Mapping[str, Any]) -> list[str]:
         problems.append("of greedy_completion and greedy_verdict one is null")
     if prompt["greedy_verdict"] not in (None, *get_args(VerdictKind)):
         problems.append(f"greedy_verdict is {prompt['greedy_verdict']!r:.40}")
+    if prompt["greedy_draws"] is not None and not 0 <= prompt["greedy_draws"] <= (prompt["num_draws"] or 0):
+        problems.append(f"greedy_draws is {prompt['greedy_draws']}, and num_draws {prompt['num_draws']}")
     return problems

@@ -123,7 +123,7 @@ def measured(loaded: LoadedModel, queries: tuple[Query, ...], bandwidth: float) 
                 "floor_s": floor_s,
                 "ratio_to_floor": ours_s / floor_s,
                 "model_evaluations": result.model_evaluations,
-                "distinct_completions": len(result.sequences),
+                "distinct_completions": sum(bool(it.generation_indices) for it in result.sequences),
                 "peak_gib": peak,
             }
         )

@@ -134,7 +134,7 @@ def test_a_dry_run_says_what_the_job_may_cost_and_makes_nothing(
 ) -> None:
     assert main([*arguments(mayors_run, tmp_path, num_generations=1000), "--dry_run"]) == 0
     printed = capsys.readouterr().out
-    assert "10,000 questions" in printed and NAME in printed and "$" in printed
+    assert "10,010 questions" in printed and NAME in printed and "$" in printed
     assert list(tmp_path.iterdir()) == [] and api.stats().calls == 0
 
 

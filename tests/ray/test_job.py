@@ -119,9 +119,11 @@ def test_the_counts_add_up(experiment: Experiment) -> None:
     (figures,) = experiment.summary["datasets"]
     samples, verdicts = experiment.rows_of("samples"), experiment.rows_of("verdicts")
     assert figures["num_draws"] == figures["num_prompts"] * 200 == sum(row["sample_count"] for row in samples)
-    assert figures["num_unique"] == len({(row["prompt_id"], row["completion"]) for row in samples})
-    assert figures["num_unique"] == len(verdicts)
-    assert figures["num_equivalent"] == sum(row["verdict"] == "equivalent" for row in verdicts)
+    drawn = {(row["prompt"], row["completion"]) for row in samples if row["sample_count"]}
+    assert figures["num_unique"] == len(drawn)
+    assert len(verdicts) == len(drawn | {(row["prompt"], row["completion"]) for row in samples})
+    kinds = [row["verdict"] for row in verdicts if (row["prompt"], row["completion"]) in drawn]
+    assert figures["num_equivalent"] == kinds.count("equivalent") and len(kinds) == len(drawn)
     assert figures["num_graded"] == figures["num_unique"] - figures["num_ungraded"]
     assert figures["equivalence_rate"] == pytest.approx(figures["num_equivalent"] / figures["num_graded"])
     assert figures["num_items"] == len(experiment.dataset(NAME))

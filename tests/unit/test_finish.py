@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +26,7 @@ from evalgen.grading.grader_digest import grader_digest
 from evalgen.grading.labelled_items import LabelledItem
 from evalgen.job import DatasetPlan
 from evalgen.records import GraderSpec, Verdict
+from evalgen.samples import SAMPLES_SCHEMA
 from evalgen.statistics import DatasetStatistics
 from evalgen.tables import print_results
 from evalgen.timings import Timings
@@ -94,6 +96,26 @@ def test_a_raised_number_of_generations_samples_the_new_draws_only(tmp_path: Pat
     finish(experiment, plan)
     check_same(experiment, undisturbed)
     assert sample(experiment, plan, 2, NUM_DISTINCT) == 0
+
+
+def test_a_greedy_completion_that_no_draw_gave_is_paid_for_and_counts_nowhere_else(tmp_path: Path) -> None:
+    experiment, plan = begun(tmp_path / "e")
+    store, rule = UnitStore(experiment.samples), SampleRule(_tokenizer(plan), NUM_DISTINCT)
+    for unit in plan_units([plan], 2):
+        rows = rule.samples(unit).to_pylist()
+        undrawn = {"completion": " Nobody", "sample_count": 0, "generation_indices": [], "is_greedy": True}
+        greedy = {row["prompt_id"]: row | undrawn | {"token_ids": [9, *row["token_ids"][1:]]} for row in rows}
+        store.save(unit, pa.Table.from_pylist([*rows, *greedy.values()], schema=SAMPLES_SCHEMA), COST)
+    judge(experiment, plan, lambda query, text: Verdict(kind="not_equivalent", api_calls=1, cost_usd=0.5))
+    (figures,), _ = write_datasets(experiment, [plan], {}, Timings())
+    assert figures.num_unique == figures.num_graded == NUM_PROMPTS * NUM_DISTINCT
+    assert figures.num_draws == NUM_PROMPTS * NUM_DRAWS
+    assert figures.api_calls == NUM_PROMPTS * (NUM_DISTINCT + 1) and figures.cost_usd == 0.5 * figures.api_calls
+    (path,) = experiment.datasets.iterdir()
+    prompts = pq.read_table(path / "prompts.parquet").to_pylist()
+    assert {(it["greedy_completion"], it["greedy_verdict"], it["greedy_draws"]) for it in prompts} == {
+        (" Nobody", "not_equivalent", 0)
+    }
 
 
 def test_another_grader_changes_verdicts_and_no_sample(tmp_path: Path, undisturbed: Path) -> None:

@@ -78,11 +78,11 @@ def test_the_estimate_counts_down_between_units_and_knows_of_completions_that_ar
     half_done = scheduled(num_finished=1, cost_done=1.0, cost_left=1.0, seconds_left=50.0)
     for second in range(21):  # 100 of the first half's 200 completions are answered in 20 s
         verdicts = {"equivalent": 5 * second}
-        monitor.update(stored(schedule=half_done, num_distinct=200, verdicts=verdicts), None, second)
+        monitor.update(stored(schedule=half_done, num_questions=200, verdicts=verdicts), None, second)
     progress = monitor.progress(20)
     # 5 a second: the other 100 and 200 that will come take 60 s; sampling would end in 50 - 20.
     assert progress.eta_s == pytest.approx(60, rel=0.06)
-    monitor.update(stored(schedule=half_done, num_distinct=200, verdicts={"equivalent": 200}), None, 21)
+    monitor.update(stored(schedule=half_done, num_questions=200, verdicts={"equivalent": 200}), None, 21)
     assert monitor.progress(21).eta_s is not None
 
 
@@ -90,7 +90,7 @@ def test_nothing_is_left_when_all_is_done() -> None:
     monitor = Monitor(NO_WORK, now=0.0)
     monitor.note(graded("a", 10))
     done = scheduled(num_finished=1, cost_done=1.0, cost_left=0.0, seconds_left=0.0)
-    monitor.update(stored(schedule=done, num_distinct=10, verdicts={"ungraded": 10}), None, 5.0)
+    monitor.update(stored(schedule=done, num_questions=10, verdicts={"ungraded": 10}), None, 5.0)
     progress = monitor.progress(5.0)
     assert (progress.num_questions, progress.num_answered, progress.eta_s) == (10, 10, 0.0)
     assert progress.equivalent_share is None, "ungraded is not `not equivalent`"
@@ -98,7 +98,7 @@ def test_nothing_is_left_when_all_is_done() -> None:
 
 def test_what_a_dead_grader_had_answered_is_not_counted_beyond_what_there_is() -> None:
     monitor = Monitor(NO_WORK, now=0.0)
-    monitor.update(stored(num_distinct=10, verdicts={"equivalent": 14}), None, 1.0)
+    monitor.update(stored(num_questions=10, verdicts={"equivalent": 14}), None, 1.0)
     assert monitor.progress(1).num_answered == 10
 
 
@@ -107,7 +107,7 @@ def test_units_that_came_out_count_even_if_the_store_forgot_their_answers() -> N
     monitor.note(graded("a", 30))
     monitor.note(graded("b", 20))
     monitor.note(graded("b", 5))  # a large unit comes in several parts
-    monitor.update(stored(num_distinct=60, verdicts={"equivalent": 1}), None, 1.0)
+    monitor.update(stored(num_questions=60, verdicts={"equivalent": 1}), None, 1.0)
     progress = monitor.progress(1)
     assert (progress.num_answered, progress.num_questions) == (55, 60)
 

@@ -114,6 +114,7 @@ def test_the_greedy_completion_is_the_one_whose_every_token_was_the_most_probabl
     ]
     found = figures(tokenizer, samples, {" Grace.": verdict} if verdict else {" Grace.": trimmed(" Grace")})
     assert (found.greedy_completion, found.greedy_verdict) == (" Grace.", kind), "untrimmed"
+    assert found.greedy_draws == 2, "with other tokens, too"
 
 
 @pytest.mark.parametrize(("verdict", "kind"), [(WRONG, "not_equivalent"), (None, "equivalent")])
@@ -130,8 +131,10 @@ def test_a_greedy_completion_that_no_draw_gave_is_told_and_counts_nowhere(
     verdicts = {text: verdict} if verdict else {}
     _, without = assembled(tokenizer, samples, verdicts)
     _, found = assembled(tokenizer, [undrawn, *samples], verdicts)
-    told = replace(without.prompts[0], greedy_completion=text, greedy_verdict=kind)
-    assert found == replace(without, prompts=[told]) and told.num_draws == 3
+    num_draws = 2 if text == " Grace" else 0
+    told = replace(without.prompts[0], greedy_completion=text, greedy_verdict=kind, greedy_draws=num_draws)
+    assert found == replace(without, prompts=[told], undrawn=found.undrawn) and told.num_draws == 3
+    assert [(it.completion.text, it.verdict.kind) for it in found.undrawn] == [(text, kind)]
 
 
 @pytest.mark.parametrize("is_greedy", [None, False])

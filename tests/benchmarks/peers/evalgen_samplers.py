@@ -46,7 +46,8 @@ class Evalgen:
         for sequence in drawn.sequences:
             expected = math.exp(sequence.logprob_sampling) * cell["num_draws"]
             count = expected if self._name == "enumerate" else len(sequence.generation_indices)
-            by_prompt[int(sequence.prompt_id)].append((count, list(sequence.token_ids)))
+            if count:  # else it is the greedy one, and no draw gave it
+                by_prompt[int(sequence.prompt_id)].append((count, list(sequence.token_ids)))
         return by_prompt
 
     def _timed_forward(self, *arguments: Any, **keywords: Any) -> Any:

@@ -198,9 +198,12 @@ def test_a_text_that_was_dropped_is_counted_once_and_what_is_shown_has_all_its_d
     assert shown.num_completions == num_texts and {it.draws for it in shown.completions} == {4}
 
 
-def greedy_of(greedy: str, verdict: VerdictKind, *completions: tuple[str, str, VerdictKind]) -> list[str]:
+def greedy_of(
+    greedy: str, verdict: VerdictKind, *completions: tuple[str, str, VerdictKind], num_draws: int | None = None
+) -> list[str]:
     """Texts that are marked as the greedy completion, of completions as (text, raw text, verdict)."""
-    collected = selection._Collected(prompt={"greedy_completion": greedy, "greedy_verdict": verdict}, index=0)
+    prompt = {"greedy_completion": greedy, "greedy_verdict": verdict, "greedy_draws": num_draws}
+    collected = selection._Collected(prompt=prompt, index=0)
     for text, raw, kind in completions:
         collected.add(ShownCompletion(**DRAWN_ONCE, text=text, raw=raw, verdict=kind))
     return [it.text for it in collected.shown().completions if it.is_greedy]
@@ -214,6 +217,8 @@ def test_the_greedy_completion_is_marked_though_it_is_merged_into_a_row_of_anoth
     assert greedy_of(" May, so", right, *rows) == [" May"]
     assert greedy_of(" April", "ungraded", *rows, (" April", " April", "ungraded")) == [" April"]
     assert greedy_of(" never shown", right, *rows) == []
+    assert greedy_of(" May 3. It", right, *rows, num_draws=7) == [" May 3"]
+    assert greedy_of(" May 3. It", right, *rows, num_draws=0) == [], "no draw gave it: it is in no row"
 
 
 def test_of_a_dataset_that_became_partial_the_older_whole_one_is_not_shown(finished: Path, tmp_path: Path) -> None:

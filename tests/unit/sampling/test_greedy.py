@@ -125,27 +125,38 @@ def test_of_equal_logits_the_lowest_id_that_can_be_drawn_is_greedy(
     assert greedy(unsampled) == {(QUERIES[0].id, (2, 2, 2, 2)): True}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(
     logits=st.lists(st.lists(st.integers(-3, 3), min_size=5, max_size=5), min_size=1, max_size=6),
     undrawable=st.sets(st.integers(0, 4), max_size=4),
     asked=st.data(),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    changed=st.sampled_from([{}, {"top_p": 0.3}, {"top_k": 1}, {"min_p": 1.0}, {"do_sample": False}]),
     chunk_logits=st.sampled_from([1, 10, 2**20]),
 )
-def test_the_most_probable_token_is_that_of_the_definition_however_rows_are_cut(
-    logits: list[list[int]], undrawable: set[int], asked: st.DataObject, dtype: torch.dtype, chunk_logits: int
+def test_the_greedy_draw_takes_the_most_probable_token_that_can_be_drawn_however_rows_are_cut(
+    logits: list[list[int]],
+    undrawable: set[int],
+    asked: st.DataObject,
+    dtype: torch.dtype,
+    changed: dict[str, Any],
+    chunk_logits: int,
 ) -> None:
-    """Few values, so that many are equal; and what does not sample draws just these."""
-    chosen = np.array(asked.draw(st.lists(st.booleans(), min_size=len(logits), max_size=len(logits))))
-    rows = np.flatnonzero(chosen)
+    """Few values, so that many are equal: of these top-p and top-k may leave any one."""
+    rows = np.array(asked.draw(st.lists(st.integers(0, len(logits) - 1)).map(sorted)), np.int64)
+    is_greedy = np.array(asked.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows))), bool)
     scores, masked = torch.tensor(logits, dtype=dtype), torch.tensor(sorted(undrawable), dtype=torch.long)
+    numbers = np.full(len(rows), 0.999)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sampling_law.CHUNK_LOGITS, "cpu", chunk_logits)
-        found = Distributions(scores, law(), masked).most_probable(chosen)
-    drawable = [token for token in range(5) if token not in undrawable]
-    expected = [max(drawable, key=lambda token: logits[row][token]) for row in rows.tolist()]
-    assert found[chosen].tolist() == expected and set(found[~chosen].tolist()) <= {-1}
+        distributions = Distributions(scores, law(**changed), masked)
+        picks = distributions.pick(rows, numbers, np.flatnonzero(is_greedy))
+        by_number = distributions.pick(rows, numbers)
+    found, otherwise = (np.repeat(it.tokens.ids, it.num_draws)[np.argsort(it.order)] for it in (picks, by_number))
+    can_be_drawn = next_token(scores, law(**changed), masked).law_weights.flatten(1)[:, :5] > 0
+    for draw, row in enumerate(rows.tolist()):
+        drawable = [token for token in range(5) if can_be_drawn[row, token]]
+        most_probable = max(drawable, key=lambda token: logits[row][token])
+        assert found[draw] == (most_probable if is_greedy[draw] else otherwise[draw])
+        assert logits[row][most_probable] == max(logits[row][token] for token in range(5) if token not in undrawable)
     assert scores.tolist() == logits, "the logits stay as they were"
-    unsampled = next_token(scores, law(do_sample=False), masked)
-    assert expected == unsampled.pick(rows, np.full(len(rows), 0.5)).tolist()
