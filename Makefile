@@ -25,7 +25,7 @@ test: $(INSTALLED)  ## the tests, on two cores, offline: 25 minutes (not those o
 test-consumers: $(INSTALLED)  ## load a dataset as its users do, in environments of their own: 2 minutes, 5 more the first time
 	$(BIN)/python -m pytest tests/consumers
 
-test-faults: $(INSTALLED)  ## strike jobs with every fault there is, and print what was lost: about 30 minutes
+test-faults: $(INSTALLED)  ## strike jobs with every fault there is, and print what was lost: about 40 minutes
 	$(BIN)/python -m tests.faults.matrix $(FAULTS)
 
 example-influence: $(INSTALLED)  ## from a run's sampled dataset to the documents behind it; INFLUENCE="--help" for more
