@@ -135,6 +135,7 @@ def test_the_schema_of_prompts_is_this(saved: Path) -> None:
         ("greedy_completion", "string"),
         ("greedy_verdict", "string"),
         ("covered_mass", "double"),
+        ("greedy_draws", "int64"),
     ]
     assert b"huggingface" not in (schema.metadata or {})
 
