@@ -81,6 +81,7 @@ class StoreActor:
         self._devices: set[str] = set()  # all that asked for work
         self._num_replicas = num_replicas
         self._node_of: dict[str, str] = {}  # by replica
+        self._asking: set[str] = set()  # replicas that could sample, and wait to be told what
         self._node_watch: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
         self._failure: str | None = None
@@ -106,10 +107,13 @@ class StoreActor:
                 unit = None if self._schedule.is_retired(device) else self._schedule.take(ticket, replica)
                 if unit is not None:
                     following = self._schedule.next_checkpoint(replica)
+                    self._asking.discard(replica)
                     return Assignment(unit=unit, is_stored=False, next_checkpoint=following)
                 if self._schedule.is_over:
                     self._changed.notify_all()
                     return None
+                if not self._schedule.is_retired(device):
+                    self._asking.add(replica)
                 await self._changed.wait()
 
     async def save_unit(self, unit: SamplingUnit, samples: pa.Table, cost: SamplingCost) -> None:
@@ -216,8 +220,15 @@ class StoreActor:
             self._totals.of(checkpoint).units_failed = number
         for checkpoint, number in self._schedule.retried.items():
             self._totals.of(checkpoint).units_retried = number
-        num_waiting = figures.num_questions + figures.num_reloaded - self._shared.told.total()
-        self._metrics.export(self._totals, self._shared, max(0, num_waiting))
+        self._metrics.export(self._totals, self._shared, self._num_waiting())
+
+    def _num_waiting(self) -> int:
+        """Completions in the pipeline that have no verdict yet."""
+        return max(0, self._num_questions + sum(self._reloaded.values()) - self._shared.told.total())
+
+    def _is_stuck(self) -> bool:
+        """Units wait and nobody samples, though Ray does not hold replicas back for judges that are slower."""
+        return self._schedule.is_stuck and (bool(self._asking) or not self._num_waiting())
 
     async def _watch_nodes(self) -> None:
         """Has the others sample what a node that died had in flight; sees to it that nobody waits for ever."""
@@ -231,7 +242,7 @@ class StoreActor:
                     await self._notify()
             except Exception as error:  # whatever keeps Ray from telling; it is asked again
                 log.warning("Ray does not tell which nodes are alive: %s", error)
-            if not self._schedule.is_stuck:
+            if not self._is_stuck():
                 stuck_since = None
             elif stuck_since is None:
                 stuck_since = time.monotonic()

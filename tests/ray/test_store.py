@@ -13,6 +13,7 @@ import ray
 from evalgen.work import write_units
 from ray_jobs import store
 from tests.unit.test_schedule import units_of
+from tests.unit.test_unit_store import COST, samples
 
 PATIENCE_S = 30.0
 Scenario = Callable[[Any], Coroutine[Any, Any, None]]
@@ -104,5 +105,29 @@ def test_nodes_are_looked_at_again_when_ray_could_not_tell(run: Callable[[Scenar
         assert await taken(actor, 2, "y", "gpu 1") == "a1"
         assert await taken(actor, 3, "z", "gpu 2") == "a2"
         assert await taken(actor, 4, "w", "gpu 3") == "a0"
+
+    run(scenario)
+
+
+def test_a_replica_that_ray_holds_back_for_slow_judges_is_not_taken_for_lost(run: Callable[[Scenario], None]) -> None:
+    """As long as completions wait for verdicts. Afterwards nothing holds it back, and units that nobody takes end."""
+
+    async def scenario(actor: Any) -> None:
+        num_looks = 0
+
+        def nodes() -> list[dict[str, Any]]:
+            nonlocal num_looks
+            num_looks += 1
+            return ALIVE
+
+        ray.nodes = nodes
+        assignment = await actor.take(1, "x", "gpu 0", "n1")
+        await actor.save_unit(assignment.unit, samples(assignment.unit), COST)
+        while num_looks < 50:  # several times its patience
+            await asyncio.sleep(store.NODES_LOOKED_AT_EVERY_S)
+        assert not await actor.failed_units() and "yet to come" not in str(actor._events.since(0))
+        actor._shared.told["equivalent"] = actor._num_waiting()
+        while len(await actor.failed_units()) < 2:
+            await asyncio.sleep(store.NODES_LOOKED_AT_EVERY_S)
 
     run(scenario)
