@@ -198,7 +198,7 @@ class StoreActor:
             num_cached=self._shared.cached.total(),
             num_asked_again=self._shared.asked_again.total(),
         )
-        self._export(figures)
+        self._export()
         return figures, self._events.since(num_known_events), self._events.num_added
 
     async def close(self) -> None:
@@ -214,7 +214,7 @@ class StoreActor:
             self._num_questions += num_completions(samples)
         return num_draws, num_distinct
 
-    def _export(self, figures: StoreFigures) -> None:
+    def _export(self) -> None:
         failed = Counter(failure.unit.checkpoint for failure in self._schedule.failures)
         for checkpoint, number in failed.items():
             self._totals.of(checkpoint).units_failed = number
