@@ -189,7 +189,7 @@ class GradingActor:
         forward_warnings(store, "grading actor")
         if any(grader.model.startswith(CLAUDE_PREFIX) for grader in graders.values()):
             import evalgen.grading.claude  # noqa: F401 (it takes seconds, and here nobody waits for an answer yet)
-        _collect_garbage_seldom()
+        collect_garbage_seldom()
         self._store, self._graders = store, graders
         self._desk = GradingDesk(
             _RemoteVerdicts(store), _RemoteLimiter(limiter), max_connections, prices, outage_budget_s
@@ -216,7 +216,7 @@ class GradingActor:
         return batch.select(["unit_id", "dataset", "num_questions"]).append_column("verdict", kinds)
 
 
-def _collect_garbage_seldom() -> None:
+def collect_garbage_seldom() -> None:
     """For a process that has imported what it needs.
 
     A request leaves some hundred objects behind. With Python's defaults a quarter of a question's CPU went into looking

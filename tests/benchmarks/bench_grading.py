@@ -42,6 +42,7 @@ from evalgen.verdict_table import VERDICTS_FILE
 from ray_jobs.actors import Engine
 from ray_jobs.generate_eval_datasets import run_job
 from tests.benchmarks.scale_job import NUM_DRAWS, RECORDED_COUNTS, StandIn
+from tests.benchmarks.sdk_alone import sdk_rate
 from tests.chaos.books import Stats
 from tests.chaos.limits import STRICT, Limits
 from tests.chaos.server import ChaosApi
@@ -94,6 +95,10 @@ def throughput(directory: Path) -> Iterator[Figure]:
         ideal = connections / 0.2
         yield Figure(what=f"200 ms server, {connections} connections: requests/s", measured=f"{rate:.0f}", target="-")
         yield Figure(what="  of the ideal", measured=f"{rate / ideal:.1%}", target="95%")
+        with served(latency_s=0.2):
+            alone = sdk_rate(connections, num_questions // 2)
+        what = f"  the SDK alone, without limits, budget or store: {alone:.0f}; of that"
+        yield Figure(what=what, measured=f"{rate / alone:.1%}", target="-")
         # The server itself may take longer than 200 ms where CPU is short. Idle connections are the client's doing.
         in_use = sum(stats.in_flight_by_s.get(second, 0) for second in counted) / len(counted) / connections
         yield Figure(what="  connections in use", measured=f"{in_use:.1%}", target="95%")
