@@ -42,17 +42,17 @@ class Experiment:
 
     @classmethod
     def create(cls, config: JobConfig) -> Experiment:
-        """Makes a directory of its own.
-
-        Raises:
-            ConfigError: the directory cannot be made.
-        """
+        """One with a name and a directory of its own. Raises `ConfigError` as `make_directory`."""
         experiment = cls.named(config)
-        try:
-            experiment.directory.mkdir(parents=True)
-        except OSError as error:
-            raise ConfigError(f"output_dir: cannot make {experiment.directory}: {error.strerror}") from None
+        experiment.make_directory()
         return experiment
+
+    def make_directory(self) -> None:
+        """Raises `ConfigError` where the directory cannot be made."""
+        try:
+            self.directory.mkdir(parents=True)
+        except OSError as error:
+            raise ConfigError(f"output_dir: cannot make {self.directory}: {error.strerror}") from None
 
     @contextmanager
     def begun(self, config: JobConfig, plans: Sequence[DatasetPlan]) -> Iterator[None]:

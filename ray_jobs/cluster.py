@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 
 import ray
 from ray.data import DataContext
@@ -16,6 +18,7 @@ from ray.job_config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.job_log import RAY_IS_THERE, fields
 from evalgen.timings import Timings
+from ray_jobs.stop import SIGNALS, Interrupted
 
 log = logging.getLogger("evalgen.cluster")
 
@@ -25,23 +28,52 @@ NOISE = "has constructor arguments in the object store and max_restarts > 0"
 
 
 @contextmanager
-def ray_session(timings: Timings, metadata: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Joins the cluster of the job or of this machine, or starts one until the block ends.
+def ray_session(
+    timings: Timings, metadata: Mapping[str, str] | None = None, meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[Callable[[], None]]:
+    """Joins the cluster of the job or of this machine, or starts one until the block ends, or what it yields is called.
 
     The dashboard's page of the job shows `metadata`; of a submitted one, what `ray job submit` was given instead.
+    `meanwhile` runs in another thread while Ray starts, which is mostly waiting; what it raises is raised here.
 
     Raises:
         JobStopped: that fails.
+        Interrupted: SIGTERM came before Ray was there.
     """
-    with _without_noise():
+    with ExitStack() as until_ended:
+        until_ended.enter_context(_without_noise())
+        until_ended.callback(_stop, timings)
         with timings.stage("start_ray"):
+            thread = ThreadPoolExecutor(1)
+            done = thread.submit(meanwhile)
+            thread.shutdown(wait=False)  # after this call; nobody waits for it where Ray does not start
             _start(metadata or {})
+        with timings.stage("import"):
+            done.result()
         log.info(RAY_IS_THERE, extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))
-        try:
-            yield
-        finally:
-            with timings.stage("stop_ray"):
-                ray.shutdown()
+        yield until_ended.close
+
+
+def _stop(timings: Timings) -> None:
+    with timings.stage("stop_ray"), _signal_handlers_kept():
+        ray.shutdown()
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """A block after which those of before are there again: Ray sets its own, which would end a job before it says how.
+
+    Raises:
+        Interrupted: Ray's own handler was called.
+    """
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    except SystemExit:
+        raise Interrupted(signal.SIGTERM) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _start(metadata: Mapping[str, str]) -> None:
@@ -49,7 +81,8 @@ def _start(metadata: Mapping[str, str]) -> None:
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     # The driver shows progress and errors in its own words; the workers' own logs are on the dashboard.
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(metadata=dict(metadata)))
+        with _signal_handlers_kept():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(metadata=dict(metadata)))
     except Exception as error:  # of any kind: Ray raises a bare Exception where a process of its own does not start
         reason = " ".join(str(error).split())
         raise JobStopped(f"Ray does not start, or cannot be joined ({type(error).__name__}: {reason})") from error

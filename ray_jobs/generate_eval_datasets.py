@@ -24,6 +24,7 @@ from ray_jobs.stop import Resumable
 
 if TYPE_CHECKING:
     from evalgen.experiment import Experiment
+    from evalgen.job import DatasetPlan
     from ray_jobs.actors import Engine
 
 
@@ -68,10 +69,11 @@ def run_job(
     """
     timings = timings or Timings()
     with JobLog() as job_log:
-        with timings.stage("resolve"):
+        with timings.stage("resolve"):  # imported where it is needed: --help and the errors of a user wait for nothing
+            from evalgen.experiment import Experiment
             from evalgen.forecast import check_prices
             from evalgen.grading.prices import load_prices
-            from evalgen.job import asked_in_batches, check_tokenizers, plan_datasets
+            from evalgen.job import asked_in_batches, plan_datasets
 
             plans = plan_datasets(config)
             check_prices(config, plans, load_prices(config.prices))
@@ -79,36 +81,33 @@ def run_job(
                 from evalgen.hub import check_can_push
 
                 check_can_push(config.push_to_hub)
-            check_tokenizers(plans)  # last, as it takes seconds to import what loads them
-        with timings.stage("import"):  # here, so that --help and the errors of a user do not wait for it
-            from datasets import disable_progress_bars
+        with timings.stage("import"):
+            from ray_jobs.cluster import ray_session
+            from ray_jobs.pipeline import MakeReplica, choose_num_replicas, sample_and_grade
 
-            from evalgen.experiment import Experiment
+        experiment = Experiment(Path(config.resume)) if config.resume else Experiment.named(config)
+        on_dashboard = {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
+        with ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as end_ray:
             from evalgen.finish import write_datasets
             from evalgen.live_view import LiveView
+            from evalgen.presentation import present
             from evalgen.schedule import FailedUnit
             from evalgen.statistics import summary
             from evalgen.tables import print_results
             from evalgen.wandb_log import WandbLog
             from evalgen.work import incomplete, missing_prompts, remaining_work
-            from ray_jobs.cluster import ray_session
-            from ray_jobs.pipeline import MakeReplica, choose_num_replicas, sample_and_grade
 
-        disable_progress_bars()  # one for every dataset written; this process has its own
-        experiment = Experiment(Path(config.resume)) if config.resume else Experiment.create(config)
-        log_to_stdout = config.logging_type == "stdout"
-        is_quiet = config.quiet or log_to_stdout
-        failed: list[FailedUnit] = []
-        with (
-            experiment.begun(config, plans),
-            Resumable(experiment.directory) as resumable,
-            WandbLog(config, experiment) as wandb_log,
-        ):
-            job_log.open(experiment.log_file, to_stdout=log_to_stdout)
-            with ray_session(
-                timings, {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
+            if not config.resume:
+                experiment.make_directory()
+            log_to_stdout = config.logging_type == "stdout"
+            is_quiet = config.quiet or log_to_stdout
+            failed: list[FailedUnit] = []
+            with (
+                experiment.begun(config, plans),
+                Resumable(experiment.directory),
+                WandbLog(config, experiment) as wandb_log,
             ):
-                resumable.install()
+                job_log.open(experiment.log_file, to_stdout=log_to_stdout)
                 num_replicas = choose_num_replicas(config)
                 with timings.stage("plan"):
                     work = remaining_work(experiment, plans, num_replicas)
@@ -125,27 +124,41 @@ def run_job(
 
                         shows = (view.show_batches, wandb_log.show, BatchMetrics().export)
                         grade_stored_in_batches(config, experiment, in_batches, shows)
-            resumable.install()  # with its end Ray put back what was there before
-            missing = missing_prompts(failed)
-            with timings.stage("assemble"):
-                datasets, prompts = write_datasets(experiment, plans, missing, timings)
-            experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
-            with timings.stage("report"):
-                from evalgen.presentation import present  # here, so that what draws plots is not waited for at first
+                end_ray()
+                missing = missing_prompts(failed)
+                with timings.stage("assemble"):
+                    datasets, prompts = write_datasets(experiment, plans, missing, timings)
+                experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
+                with timings.stage("report"):
+                    present(experiment)
+                if config.push_to_hub:
+                    with timings.stage("push_to_hub"):
+                        from evalgen.hub import push_or_warn
 
-                present(experiment)
-            if config.push_to_hub:
-                with timings.stage("push_to_hub"):
-                    from evalgen.hub import push_or_warn
-
-                    push_or_warn(experiment, config.push_to_hub)
-            job_summary = summary(datasets, prompts, timings.whole())
-            experiment.write_summary(config, job_summary)  # again, with the seconds of what was made from the first
-            wandb_log.finish(job_summary)
-            print_results(experiment, datasets, timings)
-            if failed:
-                raise JobStopped(incomplete(missing, failed))
+                        push_or_warn(experiment, config.push_to_hub)
+                job_summary = summary(datasets, prompts, timings.whole())
+                experiment.write_summary(config, job_summary)  # again, with the seconds of what was made from the first
+                wandb_log.finish(job_summary)
+                print_results(experiment, datasets, timings)
+                if failed:
+                    raise JobStopped(incomplete(missing, failed))
     return experiment
+
+
+def get_ready(plans: Sequence[DatasetPlan]) -> None:
+    """What is done while Ray starts: it takes seconds to import what loads tokenizers, writes datasets and draws plots.
+
+    Raises:
+        InputError: a tokenizer does not fit its checkpoint, or a prompt is too long for it.
+    """
+    from datasets import disable_progress_bars
+
+    import evalgen.finish
+    import evalgen.presentation  # noqa: F401
+    from evalgen.job import check_tokenizers
+
+    check_tokenizers(plans)
+    disable_progress_bars()  # one for every dataset written; this process has its own
 
 
 if __name__ == "__main__":

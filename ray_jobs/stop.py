@@ -40,18 +40,13 @@ class Resumable:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Resumable:
-        self._before = {number: signal.getsignal(number) for number in SIGNALS}
-        self.install()
+        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
-    def install(self) -> None:
-        """To be called again after `ray.init`, which sets a handler of its own."""
-        for number in SIGNALS:
-            signal.signal(number, self._handle)
-
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        if not self._stopping:  # else Ray is still to be ended, and a second signal must be heard meanwhile
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
         if isinstance(error, JobStopped):
             raise JobStopped(f"{str(error).rstrip('.')}. Go on with: {self._command}") from error
 

@@ -1,4 +1,4 @@
-"""A user's mistake is one line and exit code 2; nothing is created, no model is loaded, Ray is not started."""
+"""A user's mistake is one line and exit code 2; nothing is created, no model is loaded, no Ray is left."""
 
 from __future__ import annotations
 
@@ -126,11 +126,12 @@ def test_an_output_directory_that_cannot_be_made_is_named(
     )
 
 
-def test_a_cluster_that_cannot_be_joined_is_one_line_that_says_how_to_go_on(
+def test_a_cluster_that_cannot_be_joined_is_one_line_and_nothing_is_created(
     mayors_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "no address at all")
-    assert main(mayors_arguments(mayors_run, tmp_path)) == 1
+    output_dir = tmp_path / "outputs"
+    assert main(mayors_arguments(mayors_run, output_dir)) == 1
     last_line = capfd.readouterr().err.strip().splitlines()[-1]
     assert last_line.startswith("error: Ray does not start, or cannot be joined")
-    assert "--resume" in last_line
+    assert not output_dir.exists()

@@ -148,11 +148,3 @@ def test_a_dry_run_loads_the_tokenizers_and_no_ray(tiny_run: Path, tmp_path: Pat
     exit_code, imported_by_it, _ = run(REPOSITORY / "ray_jobs" / "generate_eval_datasets.py", *arguments)
     assert exit_code == 0
     assert "transformers" in imported_by_it and "ray" not in imported_by_it
-
-
-def test_prompts_too_long_are_told_before_ray_is_imported(tiny_run: Path, tmp_path: Path) -> None:
-    arguments = job(tiny_run, tmp_path, max_new_tokens=100_000)
-    exit_code, imported_by_it, said = run(REPOSITORY / "ray_jobs" / "generate_eval_datasets.py", *arguments)
-    assert exit_code == 2 and "shorten one of them" in said
-    assert "ray" not in imported_by_it
-    assert not (tmp_path / "outputs").exists()
