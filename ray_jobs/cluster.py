@@ -30,8 +30,10 @@ NOISE = "has constructor arguments in the object store and max_restarts > 0"
 @contextmanager
 def ray_session(
     timings: Timings, metadata: Mapping[str, str] | None = None, meanwhile: Callable[[], object] = lambda: None
-) -> Iterator[Callable[[], None]]:
-    """Joins the cluster of the job or of this machine, or starts one until the block ends, or what it yields is called.
+) -> Iterator[ExitStack]:
+    """Joins the cluster of the job or of this machine, or starts one, until the block ends.
+
+    Yields a context that ends it earlier: when its own block does, or when it is closed.
 
     The dashboard's page of the job shows `metadata`; of a submitted one, what `ray job submit` was given instead.
     `meanwhile` runs in another thread while Ray starts, which is mostly waiting; what it raises is raised here.
@@ -51,7 +53,7 @@ def ray_session(
         with timings.stage("import"):
             done.result()
         log.info(RAY_IS_THERE, extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))
-        yield until_ended.close
+        yield until_ended
 
 
 def _stop(timings: Timings) -> None:

@@ -87,7 +87,7 @@ def run_job(
 
         experiment = Experiment(Path(config.resume)) if config.resume else Experiment.named(config)
         on_dashboard = {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
-        with ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as end_ray:
+        with ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as until_ray_ends:
             from evalgen.finish import write_datasets
             from evalgen.live_view import LiveView
             from evalgen.presentation import present
@@ -105,6 +105,7 @@ def run_job(
             with (
                 experiment.begun(config, plans),
                 Resumable(experiment.directory),
+                until_ray_ends,  # here too: while it does, a second signal is heard
                 WandbLog(config, experiment) as wandb_log,
             ):
                 job_log.open(experiment.log_file, to_stdout=log_to_stdout)
@@ -124,7 +125,7 @@ def run_job(
 
                         shows = (view.show_batches, wandb_log.show, BatchMetrics().export)
                         grade_stored_in_batches(config, experiment, in_batches, shows)
-                end_ray()
+                until_ray_ends.close()
                 missing = missing_prompts(failed)
                 with timings.stage("assemble"):
                     datasets, prompts = write_datasets(experiment, plans, missing, timings)

@@ -44,9 +44,8 @@ class Resumable:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if not self._stopping:  # else Ray is still to be ended, and a second signal must be heard meanwhile
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         if isinstance(error, JobStopped):
             raise JobStopped(f"{str(error).rstrip('.')}. Go on with: {self._command}") from error
 
