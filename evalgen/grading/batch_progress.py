@@ -55,19 +55,11 @@ class BatchTotals:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchProgress:
-    """Of the batches that this process sent, and those that an earlier part of the job left open.
-
-    The API counts a question as processing until its whole batch has ended.
-    """
+    """Of the batches that this process sent, and those that an earlier part of the job left open."""
 
     num_batches: int  # known to the API
     num_ended: int
-    num_questions: int  # in all of them; one that is asked again counts again
-    num_processing: int
-    num_succeeded: int
-    num_errored: int
-    num_expired: int
-    num_canceled: int
+    num_processing: int  # of their questions, those whose whole batch has not ended
     oldest_age_s: float | None  # of the oldest batch that has not ended; None: all have
     num_waiting: int  # questions without a verdict: in batches, or to be asked again
     num_known: int  # questions that an earlier part of the job had answered

@@ -22,7 +22,7 @@ from typing import Any
 import anthropic
 
 from evalgen.errors import GraderUnavailable
-from evalgen.grading.batch_api import Batch, BatchesApi, BatchSettings, Counts, Result, batch_request
+from evalgen.grading.batch_api import Batch, BatchesApi, BatchSettings, Result, batch_request
 from evalgen.grading.batch_ledger import BatchLedger, PlannedBatch
 from evalgen.grading.batch_outcomes import Outcome, outcome_of_item
 from evalgen.grading.batch_progress import BatchProgress, BatchTotals
@@ -95,7 +95,7 @@ class _BatchGrader:
         self._spending = spending
         self._settings = settings
         self._again: deque[Question] = deque()  # to be asked before any new question
-        self._counts: dict[int, Counts] = {}  # by the batch's number
+        self._num_processing: dict[int, int] = {}  # questions, by the batch's number
         self._num_ended = 0
         self._totals = BatchTotals()
         self._num_known = 0
@@ -176,7 +176,7 @@ class _BatchGrader:
         created = await self._api.send(batch, requests)
         if isinstance(created, Batch):
             self._ledger.created(batch, created.id)
-            self._counts[batch.number] = created.request_counts
+            self._num_processing[batch.number] = created.request_counts.processing
             logger.info("batch %s: %d questions are sent", created.id, batch.num_questions)
         return created != "refused"
 
@@ -215,7 +215,7 @@ class _BatchGrader:
         """Stores what a batch brought, if it has ended."""
         try:
             state = await self._api.look_at(batch)
-            self._counts[batch.number] = state.request_counts
+            self._num_processing[batch.number] = state.request_counts.processing
             self._not_found_since.pop(batch.number, None)
             if not state.has_ended:
                 return
@@ -283,17 +283,11 @@ class _BatchGrader:
         return replace(outcome, fate="given_up", verdict=verdict)
 
     def _so_far(self) -> BatchProgress:
-        counts = self._counts.values()
         planned_at = [batch.planned_at for batch in self._ledger.open if batch.id is not None]
         return BatchProgress(
-            num_batches=len(counts),
+            num_batches=len(self._num_processing),
             num_ended=self._num_ended,
-            num_questions=sum(count.total for count in counts),
-            num_processing=sum(count.processing for count in counts),
-            num_succeeded=sum(count.succeeded for count in counts),
-            num_errored=sum(count.errored for count in counts),
-            num_expired=sum(count.expired for count in counts),
-            num_canceled=sum(count.canceled for count in counts),
+            num_processing=sum(self._num_processing.values()),
             oldest_age_s=max(0.0, time.time() - min(planned_at)) if planned_at else None,
             num_waiting=sum(batch.num_questions for batch in self._ledger.open) + len(self._again),
             num_known=self._num_known,
