@@ -31,6 +31,11 @@ def fields(**values: Any) -> Mapping[str, Any]:
     return {"fields": values}
 
 
+def known_figures(named: Mapping[str, Any]) -> dict[str, Any]:
+    """For logs and charts: without those that are None, fractions to the thousandth."""
+    return {name: round(it, 3) if isinstance(it, float) else it for name, it in named.items() if it is not None}
+
+
 class LineFormatter(logging.Formatter):
     """One line, whatever the message has in it, with its `fields`."""
 

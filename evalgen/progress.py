@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Any
 
 from evalgen.grading.limiter_state import LimiterState
+from evalgen.job_log import known_figures
 from evalgen.records import GradedUnit, Limits
 from evalgen.schedule import FailedUnit, ScheduleFigures
 from evalgen.work import Work
@@ -69,7 +70,7 @@ class Progress:
         """Flat, for logs and charts; without what is not known."""
         named = asdict(self)
         named |= {f"limit_{name}_per_minute": limit for name, limit in named.pop("limits").items()}
-        return {name: round(it, 3) if isinstance(it, float) else it for name, it in named.items() if it is not None}
+        return known_figures(named)
 
 
 class Monitor:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from evalgen.experiment import Experiment
 from evalgen.forecast import REPLY_TOKENS, DatasetForecast
+from evalgen.plain_lines import print_lines
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
 
@@ -38,7 +37,6 @@ FORECAST_COLUMNS = (
 
 def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_usd: float | None) -> None:
     """What a job would ask and cost at most, for `--dry_run`."""
-    console = Console()
     lines = [
         "At most, if every draw gave another completion, none the greedy one, and no verdict were known yet; "
         f"costs are for replies of {REPLY_TOKENS} tokens"
@@ -69,24 +67,23 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
         )
     if cap_usd is not None:
         lines.append(f"--max_grading_cost_usd stops the job, resumable, before it has cost more than ${cap_usd:,.2f}")
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    print_lines(lines)
 
 
 def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics], timings: Timings) -> None:
     """The statistics table, the seconds by stage, and where everything is."""
-    console = Console()
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings.seconds.items())
-    for line in (
-        *statistics_lines(datasets),
-        "",
-        f"Seconds by stage: {stages}; total {timings.total_s():.1f} s",
-        f"Datasets: {experiment.datasets}",
-        *([f"Older ones that are whole: {earlier}"] if (earlier := experiment.earlier_datasets).exists() else []),
-        f"Samples, verdicts, summary.json: {experiment.directory}",
-        *([f"Report: {experiment.page}"] if experiment.page.exists() else []),
-    ):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    print_lines(
+        (
+            *statistics_lines(datasets),
+            "",
+            f"Seconds by stage: {stages}; total {timings.total_s():.1f} s",
+            f"Datasets: {experiment.datasets}",
+            *([f"Older ones that are whole: {earlier}"] if (earlier := experiment.earlier_datasets).exists() else []),
+            f"Samples, verdicts, summary.json: {experiment.directory}",
+            *([f"Report: {experiment.page}"] if experiment.page.exists() else []),
+        )
+    )
 
 
 def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:

@@ -112,10 +112,12 @@ def calibrate_grader(config: CalibrationConfig) -> None:
 
     from evalgen.files import sha256_of, write_text  # here, so that --help and the errors of a user do not wait for it
     from evalgen.grading.calibration import calibration_record
+    from evalgen.grading.calibration_tables import calibration_lines
+    from evalgen.plain_lines import print_lines
 
     digest = sha256_of(path)  # before grading, which may take long enough for the file to be edited
     calibration = _calibrated(items, grader, config)
-    _print(calibration, f"{grader.model} on {path.name}")
+    print_lines(calibration_lines(calibration, f"{grader.model} on {path.name}"))
     if not calibration.confusion.num_graded:
         reason = calibration.judged[0].verdict.error
         raise JobStopped(f"none of the {len(items)} items was graded, and nothing was written; the first: {reason}")
@@ -161,18 +163,6 @@ def _write(target: Path, record: dict[str, Any]) -> None:
         write_json(target, record)
     except OSError as error:
         raise JobStopped(f"cannot write {target}: {error.strerror}") from None
-
-
-def _print(calibration: Calibration, title: str) -> None:
-    """Cases, names and texts may have characters that the terminal's encoding lacks."""
-    from rich.console import Console
-
-    from evalgen.grading.calibration_tables import calibration_lines
-
-    console = Console()
-    for line in calibration_lines(calibration, title):
-        encodable = line.encode(console.encoding, "backslashreplace").decode(console.encoding)
-        console.print(encodable, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -92,9 +92,9 @@ def export(config: ExportConfig) -> None:
     """
     # Here, so that --help and the errors of a user do not wait for it.
     from datasets import disable_progress_bars
-    from rich.console import Console
 
     from evalgen.export import Export, export_dataset
+    from evalgen.plain_lines import print_lines
 
     disable_progress_bars()
     form = Export(form=config.to, max_length=config.max_length, pad_id=_pad_id(config))
@@ -102,7 +102,7 @@ def export(config: ExportConfig) -> None:
         num_rows = export_dataset(Path(config.directory), Path(config.output), form)
     except OSError as error:
         raise JobStopped(f"cannot write {config.output}: {error.strerror or error}") from None
-    Console().print(f"{num_rows:,} rows: {config.output}", soft_wrap=True, markup=False, highlight=False)
+    print_lines([f"{num_rows:,} rows: {config.output}"])
 
 
 def _check_output(output: Path, source: Path) -> None:

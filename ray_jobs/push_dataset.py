@@ -43,10 +43,9 @@ def push(experiment: str, repo_id: str) -> None:
     if not (directory / "summary.json").is_file():
         raise ConfigError(f"{directory} has no summary.json; give the directory of an experiment that has ended")
     # Here, so that --help and the errors of a user do not wait for it.
-    from rich.console import Console
-
     from evalgen.experiment import Experiment
     from evalgen.hub import check_can_push, push_datasets, reason_of
+    from evalgen.plain_lines import print_lines
 
     check_can_push(repo_id)
     found = Experiment(directory)
@@ -57,7 +56,7 @@ def push(experiment: str, repo_id: str) -> None:
             raise
         except Exception as error:  # of any type, by what keeps the client from the Hub
             raise JobStopped(f"not pushed to the Hub: {reason_of(error)}") from error
-    Console().print(f"Pushed to {url}", soft_wrap=True, markup=False, highlight=False)
+    print_lines([f"Pushed to {url}"])
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def regrade(argv: Sequence[str], root: Path) -> Experiment:
     # Here, so that --help and the errors of a user do not wait for it.
     from evalgen.experiment import Experiment
     from evalgen.job import resolve_job
+    from evalgen.plain_lines import print_lines
     from evalgen.regrading import prepare, source_of
     from evalgen.verdict_changes import compare_verdicts, comparison_lines
 
@@ -102,7 +103,7 @@ def regrade(argv: Sequence[str], root: Path) -> Experiment:
         new = run_job(config)
         comparison = compare_verdicts(old, new, plans)
         path = comparison.write(old, new)
-        _print([*comparison_lines(comparison), "", f"All changes: {path}"])
+        print_lines([*comparison_lines(comparison), "", f"All changes: {path}"])
     return new
 
 
@@ -156,16 +157,6 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _print(lines: Sequence[str]) -> None:
-    """Completions may have characters that the terminal's encoding lacks."""
-    from rich.console import Console
-
-    console = Console()
-    for line in lines:
-        encodable = line.encode(console.encoding, "backslashreplace").decode(console.encoding)
-        console.print(encodable, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

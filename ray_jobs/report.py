@@ -62,7 +62,9 @@ def make_report(argv: Sequence[str], root: Path) -> Path:
         JobStopped: the file cannot be written.
     """
     experiments, output = load_arguments(argv, root)
-    from evalgen.report.page import write_report  # here, so that --help and the errors of a user do not wait for it
+    # Here, so that --help and the errors of a user do not wait for it.
+    from evalgen.plain_lines import print_lines
+    from evalgen.report.page import write_report
 
     try:
         write_report(experiments, output)
@@ -73,7 +75,7 @@ def make_report(argv: Sequence[str], root: Path) -> Path:
             write_text(output.with_name(SEED_REPORT_FILE), seed_report(experiments[0]))
     except OSError as error:
         raise JobStopped(f"cannot write {output}: {error.strerror}") from None
-    _print(f"Report: {output}")
+    print_lines([f"Report: {output}"])
     return output
 
 
@@ -113,14 +115,6 @@ def load_arguments(argv: Sequence[str], root: Path) -> tuple[list[Path], Path]:
     if not output.parent.is_dir() or not os.access(output.parent, os.W_OK):
         raise ConfigError(f"output: {output.parent} is no directory that can be written to")
     return experiments, output
-
-
-def _print(line: str) -> None:
-    from rich.console import Console
-
-    console = Console()
-    encodable = line.encode(console.encoding, "backslashreplace").decode(console.encoding)
-    console.print(encodable, soft_wrap=True, markup=False, highlight=False)
 
 
 if __name__ == "__main__":

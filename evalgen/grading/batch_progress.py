@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from evalgen.job_log import known_figures
 from evalgen.records import Answer, VerdictKind
 
 if TYPE_CHECKING:  # it imports the SDK, for which processes that only export metrics have no use
@@ -80,19 +81,20 @@ class BatchProgress:
     def fields(self) -> dict[str, Any]:
         """Flat, for logs and charts; without what is not known."""
         totals = self.totals
-        named: dict[str, Any] = {
-            "num_batches": self.num_batches,
-            "num_batches_ended": self.num_ended,
-            "num_questions": self.num_answered + self.num_waiting,
-            "num_answered": self.num_answered,
-            "equivalent_share": self.equivalent_share,
-            "num_ungraded": totals.of_kind("ungraded"),
-            "num_cached": totals.cached.total(),
-            "num_asked_again": totals.asked_again.total(),
-            "num_requests": totals.outcomes.total(),
-            "input_tokens": totals.input_tokens,
-            "output_tokens": totals.output_tokens,
-            "cost_usd": None if totals.num_unpriced else totals.cost_usd,
-            "oldest_age_s": self.oldest_age_s,
-        }
-        return {name: round(it, 3) if isinstance(it, float) else it for name, it in named.items() if it is not None}
+        return known_figures(
+            {
+                "num_batches": self.num_batches,
+                "num_batches_ended": self.num_ended,
+                "num_questions": self.num_answered + self.num_waiting,
+                "num_answered": self.num_answered,
+                "equivalent_share": self.equivalent_share,
+                "num_ungraded": totals.of_kind("ungraded"),
+                "num_cached": totals.cached.total(),
+                "num_asked_again": totals.asked_again.total(),
+                "num_requests": totals.outcomes.total(),
+                "input_tokens": totals.input_tokens,
+                "output_tokens": totals.output_tokens,
+                "cost_usd": None if totals.num_unpriced else totals.cost_usd,
+                "oldest_age_s": self.oldest_age_s,
+            }
+        )
