@@ -25,7 +25,7 @@ from ray_jobs.stop import Resumable
 if TYPE_CHECKING:
     from evalgen.experiment import Experiment
     from evalgen.job import DatasetPlan
-    from ray_jobs.actors import Engine
+    from ray_jobs.sampling import Engine
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,7 +83,8 @@ def run_job(
                 check_can_push(config.push_to_hub)
         with timings.stage("import"):
             from ray_jobs.cluster import ray_session
-            from ray_jobs.pipeline import MakeReplica, choose_num_replicas, sample_and_grade
+            from ray_jobs.pipeline import sample_and_grade
+            from ray_jobs.replicas import MakeReplica, choose_num_replicas
 
         experiment = Experiment(Path(config.resume)) if config.resume else Experiment.named(config)
         on_dashboard = {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}

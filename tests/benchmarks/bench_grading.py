@@ -39,8 +39,8 @@ from evalgen.grading.spending import Spending
 from evalgen.records import GraderSpec, Question
 from evalgen.verdict_store import VerdictStore, graded_keys, spent_usd
 from evalgen.verdict_table import VERDICTS_FILE
-from ray_jobs.actors import Engine
 from ray_jobs.generate_eval_datasets import run_job
+from ray_jobs.sampling import Engine
 from tests.benchmarks.scale_job import NUM_DRAWS, RECORDED_COUNTS, StandIn
 from tests.benchmarks.sdk_alone import sdk_rate
 from tests.chaos.books import Stats

@@ -47,7 +47,7 @@ class Measured:
 
 
 class MeasuredReplica:
-    """An engine: see `ray_jobs.actors.Engine`. The checkpoint is loaded before the clock starts."""
+    """An engine: see `ray_jobs.sampling.Engine`. The checkpoint is loaded before the clock starts."""
 
     def __init__(self, file: Path) -> None:
         from evalgen.sampling.replica import Replica, own_device

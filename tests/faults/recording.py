@@ -74,7 +74,7 @@ class Recording:
 
 
 class RecordingReplica:
-    """An engine: see `ray_jobs.actors.Engine`."""
+    """An engine: see `ray_jobs.sampling.Engine`."""
 
     def __init__(self, directory: Path) -> None:
         from evalgen.sampling.replica import Replica, own_device

@@ -23,7 +23,7 @@ from evalgen.sampling.replica import Replica
 from evalgen.unit_store import SamplingCost
 from ray_jobs.cluster import num_free_gpus
 from ray_jobs.generate_eval_datasets import run_job
-from ray_jobs.pipeline import choose_num_replicas
+from ray_jobs.replicas import choose_num_replicas
 from tests.ray.jobs import Experiment, FinishedJob, mayors_arguments
 from tests.waiting import wait_until
 

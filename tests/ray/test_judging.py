@@ -13,7 +13,8 @@ import pytest
 
 from evalgen.records import GraderSpec
 from ray_jobs.generate_eval_datasets import main
-from ray_jobs.pipeline import _graded_units, block_bytes
+from ray_jobs.pipeline import _graded_units
+from ray_jobs.stages import block_bytes
 from tests.messages_api import MessagesApi, error
 from tests.processes import titled
 from tests.ray.conftest import RayCluster

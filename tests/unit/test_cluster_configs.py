@@ -20,7 +20,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from evalgen.config import load_config
-from ray_jobs.actors import grader_environment
+from ray_jobs.grading import grader_environment
 
 CLUSTER = Path(__file__).parents[2] / "configs/cluster"
 PLACEHOLDER = re.compile(r"FILL_[A-Z_]+")

@@ -15,8 +15,8 @@ HEAVY = ("anthropic", "datasets", "torch", "transformers")
 @pytest.mark.parametrize(
     ("modules", "needed"),
     [
-        ("ray_jobs.actors, ray_jobs.store, ray_jobs.pipeline, evalgen.grading.desk", set()),
-        ("ray_jobs.pipeline, evalgen.sampling.replica", {"torch", "transformers"}),
+        ("ray_jobs.store, ray_jobs.limiter, ray_jobs.grading, ray_jobs.stages", set()),
+        ("ray_jobs.sampling, ray_jobs.replicas, evalgen.sampling.replica", {"torch", "transformers"}),
     ],
     ids=["store, limiter, grading by rule", "sampling"],
 )
