@@ -20,7 +20,8 @@ from evalgen.dataset_files import CALIBRATION_FILE, LEFT_OUT_FILE, PARTIAL, PROM
 from evalgen.errors import ConfigError
 from evalgen.files import JsonListWriter, sync, whole_directory, write_json, write_text
 from evalgen.parquet_rows import ParquetRowsWriter
-from evalgen.resume import CONFIG_FILE, PLAN_FILE, check_same_prompts, plan_record, with_graders
+from evalgen.plan_file import PLAN_FILE, check_same_prompts, plan_record, with_graders
+from evalgen.resume import CONFIG_FILE
 
 if TYPE_CHECKING:
     from evalgen.assembly import AssembledDataset

@@ -19,8 +19,9 @@ from evalgen.experiment import Experiment
 from evalgen.files import whole_directory, write_json
 from evalgen.job import DatasetPlan
 from evalgen.journal import read_journal, rewrite_journal
+from evalgen.plan_file import PLAN_FILE, check_same_prompts, plan_record
 from evalgen.records import GraderSpec
-from evalgen.resume import CONFIG_FILE, PLAN_FILE, check_same_prompts, plan_record
+from evalgen.resume import CONFIG_FILE
 from evalgen.unit_store import LINES, UnitStore
 from evalgen.units import plan_units
 

@@ -20,8 +20,9 @@ from evalgen.dataset_files import PARTIAL, REJECTS_FILE
 from evalgen.dataset_settings import run_configs, settings_of_dataset
 from evalgen.errors import InputError
 from evalgen.experiment import Experiment
+from evalgen.plan_file import PLAN_FILE
 from evalgen.records import GraderSpec
-from evalgen.resume import CONFIG_FILE, PLAN_FILE
+from evalgen.resume import CONFIG_FILE
 
 # Settings of a job that say how its datasets were made; the other ones of the job are about one machine or one day.
 JOB_SETTINGS = ("execution_mode", "num_replicas", "num_gpus_per_replica", "max_connections", "use_grader_cache")

@@ -28,7 +28,8 @@ from evalgen.command_line import parse_flags
 from evalgen.config import JobConfig, load_config
 from evalgen.config_files import absolute_path, check_writable
 from evalgen.errors import ConfigError
-from evalgen.resume import CONFIG_FILE, MAY_CHANGE, PLAN_FILE, stored_settings
+from evalgen.plan_file import PLAN_FILE
+from evalgen.resume import CONFIG_FILE, MAY_CHANGE, stored_settings
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.generate_eval_datasets import run_job
 from ray_jobs.paths import path_root

@@ -10,9 +10,9 @@ from evalgen.dataset_files import PARTIAL
 from evalgen.errors import ConfigError
 from evalgen.experiment import Experiment
 from evalgen.grading.calibration import instructions_sha256
+from evalgen.plan_file import PLAN_FILE
 from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec
 from evalgen.regrading import graders_of
-from evalgen.resume import PLAN_FILE
 
 
 def check_judged_by(grader: GraderSpec, dataset: Path) -> None:

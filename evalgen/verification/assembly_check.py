@@ -22,9 +22,9 @@ from evalgen.errors import EvalgenError, InputError
 from evalgen.experiment import Experiment
 from evalgen.job import DatasetPlan
 from evalgen.journal import read_journal
+from evalgen.plan_file import PLAN_FILE, plan_record
 from evalgen.provenance import Provenance
 from evalgen.records import GraderSpec
-from evalgen.resume import PLAN_FILE, plan_record
 from evalgen.sample_tables import SamplesByPrompt
 from evalgen.samples import SAMPLES_SCHEMA, Sample, samples_of
 from evalgen.unit_store import COLUMNS, LINES, UNITS_IN_MEMORY, StoredUnit

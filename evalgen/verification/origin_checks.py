@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from evalgen.dataset_files import PROMPTS_FILE
 from evalgen.errors import EvalgenError, InputError
+from evalgen.plan_file import PLAN_FILE
 from evalgen.prompt_figures import PROMPTS_SCHEMA
-from evalgen.resume import PLAN_FILE
 from evalgen.sampling.weights_digest import WeightsDigest, weight_files
 from evalgen.tokenization import tokenizer_digest
 from evalgen.verification.evidence import Evidence

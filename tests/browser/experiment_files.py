@@ -25,9 +25,9 @@ from evalgen.files import write_json
 from evalgen.grading.calibration import Calibration, JudgedItem, calibration_record
 from evalgen.grading.labelled_items import LabelledItem
 from evalgen.job import DatasetPlan
+from evalgen.plan_file import plan_record, with_graders
 from evalgen.provenance import Provenance
 from evalgen.records import Answer, Checkpoint, GraderSpec, Query, Verdict, VerdictKind
-from evalgen.resume import plan_record, with_graders
 from evalgen.samples import Sample
 from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics, summary
 from evalgen.unit_store import SamplingCost

@@ -10,8 +10,8 @@ import pytest
 from evalgen.config import JobConfig, load_config
 from evalgen.errors import ConfigError, InputError
 from evalgen.job import DatasetPlan
+from evalgen.plan_file import check_same_prompts, plan_record
 from evalgen.records import Query
-from evalgen.resume import check_same_prompts, plan_record
 from tests.unit.tiny import query
 
 FLAGS = ["--data_model_path", "/run", "--num_generations", "100", "--temperature", "0.3"]

@@ -20,8 +20,8 @@ from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
 from evalgen.grading.grader_config import load_grader
 from evalgen.job import DatasetPlan
+from evalgen.plan_file import PLAN_FILE
 from evalgen.records import Checkpoint, GraderSpec, Query
-from evalgen.resume import PLAN_FILE
 from ray_jobs.calibrate_grader import RECORD_FILE, main
 from tests.claude_calls import HAIKU, sdk_pointed_at_messages_api
 from tests.messages_api import MessagesApi, honest_judge, verdict
