@@ -75,16 +75,18 @@ class JobLog:
             self._logger.addHandler(handler)
 
     def open(self, path: Path, to_stdout: bool) -> None:
-        """Begins the file with everything logged so far."""
+        """Begins the file with everything logged so far; with `to_stdout` that goes there too."""
         file = logging.FileHandler(path, encoding="utf-8")
         file.setFormatter(LineFormatter())
+        if to_stdout:
+            self._terminal.show_all()
+            for record in [it for it in self._memory.buffer if it.levelno < logging.WARNING]:  # the others are there
+                self._terminal.handle(record)
         self._memory.setTarget(file)
         self._memory.flush()
         self._logger.removeHandler(self._memory)
         self._logger.addHandler(file)
         self._file = file
-        if to_stdout:
-            self._terminal.show_all()
 
     def __enter__(self) -> JobLog:
         return self

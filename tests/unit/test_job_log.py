@@ -47,6 +47,17 @@ def test_an_event_is_one_line_with_its_fields_whatever_stands_in_them(tmp_path: 
     assert rest == f'INFO two lines run="a b" quote={quoted} newline="x\\ny" empty="" number=1.5 plain=ok'
 
 
+def test_all_of_it_is_on_stdout_where_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with JobLog() as job_log:
+        log.info("before there is a file")
+        log.warning("a warning before")
+        job_log.open(tmp_path / "experiment.log", to_stdout=True)
+        log.info("after")
+    told = capsys.readouterr()
+    assert told.out.splitlines() == ["INFO: before there is a file", "INFO: after"]
+    assert told.err.splitlines() == ["WARNING: a warning before"]
+
+
 def test_other_libraries_are_not_in_it(tmp_path: Path) -> None:
     path = tmp_path / "experiment.log"
     with JobLog() as job_log:
