@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 
 import ray
 from ray.data import DataContext
@@ -18,13 +16,10 @@ from ray.job_config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.job_log import RAY_IS_THERE, fields
 from evalgen.timings import Timings
-from ray_jobs.stop import SIGNALS, Interrupted
+from ray_jobs.noise import without_noise
+from ray_jobs.stop import SIGNALS
 
 log = logging.getLogger("evalgen.cluster")
-
-# Ray Data passes a handle to the constructors of its own actors, and Ray's core reports that as an error, for each pool
-# of each job (ray-project/ray issues 53727 and 57733). What is passed from here makes no difference.
-NOISE = "has constructor arguments in the object store and max_restarts > 0"
 
 
 @contextmanager
@@ -40,15 +35,14 @@ def ray_session(
 
     Raises:
         JobStopped: that fails.
-        Interrupted: SIGTERM came before Ray was there.
     """
     with ExitStack() as until_ended:
-        until_ended.enter_context(_without_noise())
+        until_ended.enter_context(without_noise())
         until_ended.callback(_stop, timings)
         with timings.stage("start_ray"):
             thread = ThreadPoolExecutor(1)
             done = thread.submit(meanwhile)
-            thread.shutdown(wait=False)  # after this call; nobody waits for it where Ray does not start
+            thread.shutdown(wait=False)  # after this call; where Ray does not start, Python waits for it at its end
             _start(metadata or {})
         with timings.stage("import"):
             done.result()
@@ -63,16 +57,14 @@ def _stop(timings: Timings) -> None:
 
 @contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    """A block after which those of before are there again: Ray sets its own, which would end a job before it says how.
-
-    Raises:
-        Interrupted: Ray's own handler was called.
-    """
+    """A block after which those of before are there again: Ray's own would end a job before it says how to go on."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
-    except SystemExit:
-        raise Interrupted(signal.SIGTERM) from None
+    except SystemExit:  # by Ray's, in the place of ours
+        if callable(handler := before[signal.SIGTERM]):
+            handler(signal.SIGTERM, None)
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -93,49 +85,6 @@ def _start(metadata: Mapping[str, str]) -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a unit of a large model, or an overloaded judge, may take hours
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we say why it stopped, in one line
-
-
-@contextmanager
-def _without_noise() -> Iterator[None]:
-    """A block in which lines with `NOISE` do not reach stderr; all others do, even those of a crash.
-
-    Ray's core writes past Python, to descriptor 2; so that goes through a `grep`, which outlives this process by what
-    it has yet to print. Python's own `sys.stderr` stays where it was.
-    """
-    python_stderr, own = sys.stderr, os.dup(2)
-    try:
-        # A session of its own, so that Ctrl-C does not end it before us.
-        command = ["grep", "--line-buffered", "-v", NOISE]
-        grep = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=own, start_new_session=True)
-    except OSError:  # no grep
-        os.close(own)
-        yield
-        return
-    assert grep.stdin is not None
-    os.dup2(grep.stdin.fileno(), 2)
-    grep.stdin.close()
-    is_descriptor_2 = _is_descriptor_2(python_stderr)
-    if is_descriptor_2:
-        sys.stderr = open(  # noqa: SIM115 (it is closed with the block, by its descriptor)
-            own, "w", buffering=1, encoding=python_stderr.encoding, errors="backslashreplace", closefd=False
-        )
-    try:
-        yield
-    finally:
-        if is_descriptor_2:
-            sys.stderr = python_stderr
-        os.dup2(own, 2)
-        os.close(own)
-        # What Ray left running may hold the pipe open: then grep stays for it.
-        with suppress(subprocess.TimeoutExpired):
-            grep.wait(timeout=0.5)
-
-
-def _is_descriptor_2(stream: object) -> bool:
-    try:
-        return stream.fileno() == 2  # type: ignore[attr-defined, no-any-return]
-    except (AttributeError, OSError, ValueError):
-        return False
 
 
 def num_gpus() -> int:

@@ -88,7 +88,10 @@ def run_job(
 
         experiment = Experiment(Path(config.resume)) if config.resume else Experiment.named(config)
         on_dashboard = {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
-        with ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as until_ray_ends:
+        with (
+            Resumable(experiment.directory, is_begun=bool(config.resume)) as resumable,
+            ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as until_ray_ends,
+        ):
             from evalgen.finish import write_datasets
             from evalgen.live_view import LiveView
             from evalgen.presentation import present
@@ -105,10 +108,10 @@ def run_job(
             failed: list[FailedUnit] = []
             with (
                 experiment.begun(config, plans),
-                Resumable(experiment.directory),
-                until_ray_ends,  # here too: while it does, a second signal is heard
                 WandbLog(config, experiment) as wandb_log,
+                until_ray_ends,  # here too, before what may wait for the network
             ):
+                resumable.begun()
                 job_log.open(experiment.log_file, to_stdout=log_to_stdout)
                 num_replicas = choose_num_replicas(config)
                 with timings.stage("plan"):

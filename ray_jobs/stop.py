@@ -28,14 +28,16 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Resumable:
-    """A block in which the job's state is on disk: whatever ends it says how to go on.
+    """A block that says how to go on, whatever ends it: from when the job's state is on disk.
 
     The first signal raises `Interrupted` in the main thread, a second ends the process. `JobStopped` gets the command
     to resume with.
     """
 
-    def __init__(self, experiment: Path) -> None:
+    def __init__(self, experiment: Path, is_begun: bool) -> None:
+        """`is_begun`: an earlier part of the job has written to the directory `experiment`."""
         self._command = resume_command(experiment)
+        self._is_begun = is_begun
         self._stopping = False
         self._before: dict[int, Any] = {}
 
@@ -43,10 +45,14 @@ class Resumable:
         self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
+    def begun(self) -> None:
+        """From now on the job can be resumed."""
+        self._is_begun = True
+
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if isinstance(error, JobStopped):
+        if isinstance(error, JobStopped) and self._is_begun:
             raise JobStopped(f"{str(error).rstrip('.')}. Go on with: {self._command}") from error
 
     def _handle(self, number: int, _: Any) -> None:
@@ -54,10 +60,8 @@ class Resumable:
             os._exit(128 + number)
         self._stopping = True
         # Before anything else is tried: whoever sent the signal may follow it up with SIGKILL.
-        said = (
-            f"\n{signal.Signals(number).name}: stopping. All that is finished is kept. Go on with:\n{self._command}\n"
-        )
-        os.write(sys.stderr.fileno(), said.encode())
+        kept = f"All that is finished is kept. Go on with:\n{self._command}" if self._is_begun else "Nothing was begun"
+        os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name}: stopping. {kept}\n".encode())
         raise Interrupted(number)
 
 

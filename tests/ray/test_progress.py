@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayError
 
 from evalgen.live_view import LINE_EVERY_S
-from ray_jobs.cluster import NOISE
+from ray_jobs.noise import NOISE
 from tests.chaos.limits import Limits
 from tests.chaos.server import ChaosApi
 from tests.chaos.settings import Faults, Price
