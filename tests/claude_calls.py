@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -84,7 +85,8 @@ def grade_pack(*questions: Question, **options: Any) -> list[Verdict]:
 
 
 def claude_grader(limiter: RequestLimiter | None, **options: Any) -> ClaudeGrader:
-    defaults = {"backoff": wait_none(), "prices": load_prices()}
+    # A holder of its own, as each grading process is: leases are numbered by what their holder has settled.
+    defaults = {"holder": uuid.uuid4().hex, "backoff": wait_none(), "prices": load_prices()}
     return ClaudeGrader(limiter=limiter or unlimited(), **{**defaults, **options})
 
 

@@ -11,7 +11,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-AHEAD = 0.5  # of a process's connections: enough while the limiter is at least twice as near as the judge
+AHEAD = 2.0  # of a process's connections: where all cores are busy, the limiter may be twice as far as the judge
 
 
 @dataclass

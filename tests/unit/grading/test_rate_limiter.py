@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from evalgen.errors import GraderUnavailable
 from evalgen.grading.breaker import Breaker
+from evalgen.grading.connections import AHEAD
 from evalgen.grading.leases import Leases
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.presence import SILENCE_S
@@ -114,13 +115,14 @@ def test_a_call_for_many_gets_what_may_go_now_and_waits_for_the_first_alone() ->
     async def scenario() -> None:
         gate = limiter(max_connections=3)
         await heard(gate)
-        leases = await gate.acquire([demand()] * 6, HOLDER)
-        assert [lease.after for lease in leases] == [0, 0, 0, 2, 3] and gate.num_in_flight == 3
+        num_ahead = round(3 * AHEAD)
+        leases = await gate.acquire([demand()] * (3 + num_ahead + 1), HOLDER)
+        assert [lease.after for lease in leases] == [0, 0, 0, *range(2, 2 + num_ahead)] and gate.num_in_flight == 3
         waiting = asyncio.create_task(gate.acquire([demand()] * 2, HOLDER))
         await until_all_wait()
         assert not waiting.done()
         await gate.settle([answered(leases[0])])
-        assert [lease.after for lease in await waiting] == [4]
+        assert [lease.after for lease in await waiting] == [2 + num_ahead]
         assert gate.num_in_flight == 3
 
     run_in_virtual_time(scenario())
