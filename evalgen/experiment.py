@@ -41,13 +41,6 @@ class Experiment:
         code = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(5))
         return cls(Path(config.output_dir) / f"{stamp}_{code}_{config.experiment_name}")
 
-    @classmethod
-    def create(cls, config: JobConfig) -> Experiment:
-        """One with a name and a directory of its own. Raises `ConfigError` as `make_directory`."""
-        experiment = cls.named(config)
-        experiment.make_directory()
-        return experiment
-
     def make_directory(self) -> None:
         """Raises `ConfigError` where the directory cannot be made."""
         try:

@@ -23,9 +23,7 @@ log = logging.getLogger("evalgen.cluster")
 
 
 @contextmanager
-def ray_session(
-    timings: Timings, metadata: Mapping[str, str] | None = None, meanwhile: Callable[[], object] = lambda: None
-) -> Iterator[ExitStack]:
+def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callable[[], object]) -> Iterator[ExitStack]:
     """Joins the cluster of the job or of this machine, or starts one, until the block ends.
 
     Yields a context that ends it earlier: when its own block does, or when it is closed.
@@ -43,7 +41,7 @@ def ray_session(
             thread = ThreadPoolExecutor(1)
             done = thread.submit(meanwhile)
             thread.shutdown(wait=False)  # after this call; where Ray does not start, Python waits for it at its end
-            _start(metadata or {})
+            _start(metadata)
         with timings.stage("import"):
             done.result()
         log.info(RAY_IS_THERE, extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))

@@ -70,7 +70,6 @@ def run_job(
     timings = timings or Timings()
     with JobLog() as job_log:
         with timings.stage("resolve"):  # imported where it is needed: --help and the errors of a user wait for nothing
-            from evalgen.experiment import Experiment
             from evalgen.forecast import check_prices
             from evalgen.grading.prices import load_prices
             from evalgen.job import asked_in_batches, plan_datasets
@@ -82,6 +81,7 @@ def run_job(
 
                 check_can_push(config.push_to_hub)
         with timings.stage("import"):
+            from evalgen.experiment import Experiment
             from ray_jobs.cluster import ray_session
             from ray_jobs.pipeline import sample_and_grade
             from ray_jobs.replicas import MakeReplica, choose_num_replicas

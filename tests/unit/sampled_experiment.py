@@ -35,7 +35,8 @@ def sampled_experiment(run: Path, output_dir: Path, **changed: Any) -> Experimen
     """The experiment of a run with one checkpoint; `changed` are flags."""
     flags = SETTINGS | {"data_model_path": run, "output_dir": output_dir} | changed
     config = load_config([f"--{name}={value}" for name, value in flags.items()], output_dir)
-    experiment = Experiment.create(config)
+    experiment = Experiment.named(config)
+    experiment.make_directory()
     _run(experiment, config, num_missing=0)
     return experiment
 

@@ -48,7 +48,9 @@ from evalgen.verification.evidence import gather
 def begin(argv):
     config = load_config(argv, Path("/"))
     plans = resolve_job(config)
-    experiment = Experiment(Path(config.resume)) if config.resume else Experiment.create(config)
+    experiment = Experiment(Path(config.resume)) if config.resume else Experiment.named(config)
+    if not config.resume:
+        experiment.make_directory()
     with experiment.begun(config, plans):
         pass
     return [str(experiment.directory), plans[0].checkpoint.path, plans[0].checkpoint.tokenizer_path, plans[0].name]

@@ -20,7 +20,9 @@ def job(tmp_path: Path, logging_type: str = "wandb") -> tuple[JobConfig, Experim
     config = JobConfig(
         data_model_path="run", output_dir=str(tmp_path), logging_type=logging_type, wandb_project="evalgen"
     )
-    return config, Experiment.create(config)
+    experiment = Experiment.named(config)
+    experiment.make_directory()
+    return config, experiment
 
 
 def test_a_job_is_logged_offline_as_it_runs_and_at_its_end(

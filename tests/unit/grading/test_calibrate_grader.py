@@ -204,7 +204,8 @@ def dataset_of(outputs: Path, grader: GraderSpec, name: str = "sampled_dates_che
         grader=grader,
         settings=config.run_configs()[0],
     )
-    experiment = Experiment.create(config)
+    experiment = Experiment.named(config)
+    experiment.make_directory()
     with experiment.begun(config, [plan]):
         return experiment.write_dataset(name, ())
 
