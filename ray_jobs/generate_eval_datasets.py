@@ -90,7 +90,7 @@ def run_job(
         on_dashboard = {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
         with (
             Resumable(experiment.directory, is_begun=bool(config.resume)) as resumable,
-            ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as until_ray_ends,
+            ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as ray_end,
         ):
             from evalgen.finish import write_datasets
             from evalgen.live_view import LiveView
@@ -109,7 +109,7 @@ def run_job(
             with (
                 experiment.begun(config, plans),
                 WandbLog(config, experiment) as wandb_log,
-                until_ray_ends,  # here too, before what may wait for the network
+                ray_end,  # here too, before what may wait for the network
             ):
                 resumable.begun()
                 job_log.open(experiment.log_file, to_stdout=log_to_stdout)
@@ -129,13 +129,14 @@ def run_job(
 
                         shows = (view.show_batches, wandb_log.show, BatchMetrics().export)
                         grade_stored_in_batches(config, experiment, in_batches, shows)
-                until_ray_ends.close()
+                ray_end.begin()
                 missing = missing_prompts(failed)
                 with timings.stage("assemble"):
                     datasets, prompts = write_datasets(experiment, plans, missing, timings)
                 experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
                 with timings.stage("report"):
                     present(experiment)
+                ray_end.wait()
                 if config.push_to_hub:
                     with timings.stage("push_to_hub"):
                         from evalgen.hub import push_or_warn

@@ -24,3 +24,12 @@ def test_a_process_loads_nothing_heavy_that_it_does_not_need(modules: str, neede
     code = f"import sys, {modules}; print(*sorted(set({HEAVY}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) == needed
+
+
+def test_a_command_that_ends_leaves_no_garbage_to_be_looked_for() -> None:
+    code = (  # what is registered first is called last
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0));"
+        "from ray_jobs.exit_codes import exit_code_of; exit_code_of(lambda: None, if_interrupted='')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
