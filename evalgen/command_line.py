@@ -75,16 +75,16 @@ def parse_flags(argv: Sequence[str], model: type[BaseSettings]) -> dict[str, str
 def _flag_value(name: str, given: list[str], model: type[BaseSettings]) -> str | list[str]:
     if not given and model.model_fields[name].annotation is bool:
         return "true"
+    is_list = "tuple" in str(model.model_fields[name].annotation)
     if not given:
         raise ConfigError(f"--{name}: found no value; give one after the flag")
-    is_list = "tuple" in str(model.model_fields[name].annotation)
+    if "" in map(str.strip, given) and (not is_list or "" in given):  # a blank may be a stop string
+        raise ConfigError(f"--{name}: found an empty value (an unset shell variable?)")
     if is_list:
         parsed = [(value, _json_list(value)) for value in given]
         return [item for value, items in parsed for item in ([value] if items is None else items)]
     if len(given) > 1:
         raise ConfigError(f"--{name}: found {len(given)} values ({' '.join(given)}), expected one")
-    if not given[0].strip():
-        raise ConfigError(f"--{name}: found an empty value (an unset shell variable?)")
     return given[0]
 
 

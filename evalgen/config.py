@@ -42,6 +42,7 @@ def _odd(value: int) -> int:
     return value
 
 
+NotEmpty = Annotated[str, Field(min_length=1)]
 NumVotes = Annotated[int, Field(ge=1, le=99), AfterValidator(_odd)]
 
 
@@ -55,10 +56,10 @@ class RunConfig(BaseModel):
         description="fine-tuning run directory, inner run, plain checkpoint directory, or hub id, with @ and a branch "
         "or commit if need be",
     )
-    checkpoint_patterns: tuple[str, ...] = Field(
+    checkpoint_patterns: tuple[NotEmpty, ...] = Field(
         ("checkpoint_final",), min_length=1, description="globs against the run's checkpoint names"
     )
-    extract_from_eval_datasets: tuple[str, ...] = Field(
+    extract_from_eval_datasets: tuple[NotEmpty, ...] = Field(
         (), description="regexes (re.search) against the run's eval dataset names; their prompts are sampled"
     )
     query_json_path: str | None = Field(
@@ -90,7 +91,7 @@ class RunConfig(BaseModel):
     min_p: float = Field(0.0, ge=0, le=1, description="drop tokens below min_p times the best one; 0 is off")
     do_sample: bool = Field(True, description="false: one greedy completion per prompt, which stands for all draws")
     max_new_tokens: int = Field(10, gt=0, description="longest completion, in tokens")
-    stop_strings: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+    stop_strings: tuple[NotEmpty, ...] = Field(
         (), description="end a completion before the first of these in its text; a newline is typed '[\"\\n\"]'"
     )
     generation_batch_size: int = Field(
@@ -165,10 +166,17 @@ class JobConfig(RunConfig, BaseSettings):
     )
     max_connections: int = Field(50, gt=0, description="grading requests in flight, over the whole job")
     requests_per_minute: float | None = Field(
-        None, gt=0, description="limit of grading requests, over the whole job; default: what the server announces"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="limit of grading requests, over the whole job; default: what the server announces",
     )
-    input_tokens_per_minute: float | None = Field(None, gt=0, description="the same for tokens sent to the judge")
-    output_tokens_per_minute: float | None = Field(None, gt=0, description="the same for tokens that it replies with")
+    input_tokens_per_minute: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="the same for tokens sent to the judge"
+    )
+    output_tokens_per_minute: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="the same for tokens that it replies with"
+    )
     max_outage_minutes: float = Field(
         15, gt=0, allow_inf_nan=False, description="stop the job, resumable, if the judge's server fails for so long"
     )
@@ -315,11 +323,22 @@ def _checked_config(settings: dict[str, Any], flags: dict[str, str | list[str]],
     config = _validated(JobConfig, settings, "")
     for run in config.run_configs():
         _check_run(run)
+    for mapping in (*config.runs, config.model_dump(exclude={"runs"})):
+        _check_text(mapping)
     if config.logging_type == "wandb" and not config.wandb_project:
         raise ConfigError("wandb_project: --logging_type wandb needs it; give --wandb_project NAME")
     if config.logging_type == "wandb" and importlib.util.find_spec("wandb") is None:
         raise ConfigError("logging_type: wandb is not installed; pip install 'evalgen[wandb]', or --logging_type disk")
     return config
+
+
+def _check_text(settings: dict[str, Any]) -> None:
+    """A file's name may be any bytes, and config.json holds text alone."""
+    for key, value in settings.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{key}: found {value!r}, which is not UTF-8; rename the file") from None
 
 
 def _check_run(run: RunConfig) -> None:

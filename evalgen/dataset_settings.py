@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from evalgen.config import RunConfig
 from evalgen.model_source import ModelSource
+from evalgen.runs import directory_of_checkpoint
 
 
 def run_configs(config: Mapping[str, Any]) -> list[RunConfig]:
@@ -42,7 +43,7 @@ def settings_of_dataset(figures: Mapping[str, Any], runs: Sequence[RunConfig]) -
 def _is_checkpoint(run: RunConfig, label: str, checkpoint: str) -> bool:
     """It is a checkpoint that was given by itself, or by its hub id: this ends in what the figures call it."""
     path = Path(ModelSource.of(run.data_model_path or "").name)
-    return (path.resolve().parent.name, path.name) == (label, checkpoint)
+    return (directory_of_checkpoint(path).name, path.name) == (label, checkpoint)
 
 
 def _has_label(run: RunConfig, label: str) -> bool:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from evalgen.config import JobConfig, RunConfig
+from evalgen.dataset_files import PARTIAL
 from evalgen.errors import ConfigError, InputError
+from evalgen.files import REPLACED, WRITING
 from evalgen.grading.grader_config import load_grader
 from evalgen.queries import collect_queries
 from evalgen.records import BATCH_PREFIX, Checkpoint, GraderSpec, Query, Question
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 255  # of a directory, on every common file system
+UNFINISHED = (PARTIAL, WRITING, REPLACED)  # what a dataset's name ends in that is not whole, or not yet in its place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +126,15 @@ def _with_unique_names(plans: list[DatasetPlan]) -> tuple[DatasetPlan, ...]:
     for name, count in Counter(plan.name for plan in named).items():
         if count > 1:
             raise ConfigError(f"output_dataset_prefix: {count} datasets would be named {name}; give each run its own")
-        if len(name.encode()) > MAX_NAME_BYTES or set("/\0") & set(name):
-            raise InputError(f"dataset name {name!r} is no directory name; shorten or mend --output_dataset_prefix")
+        if set("/\0") & set(name):
+            raise InputError(f"dataset name {name!r} is no directory name; mend --output_dataset_prefix")
+        if (too_long := len((name + PARTIAL + REPLACED).encode()) - MAX_NAME_BYTES) > 0:
+            raise InputError(f"dataset name {name!r} is too long by {too_long} bytes; shorten --output_dataset_prefix")
+        if name.endswith(UNFINISHED):
+            raise InputError(
+                f"dataset name {name!r} ends as those of unfinished datasets do; leave that checkpoint out with "
+                "--checkpoint_patterns, or rename it"
+            )
     return tuple(named)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -60,10 +59,11 @@ def collect_queries(
     judged = [query for query in queries if query.reference.strip()]
     if len(judged) < len(queries):
         log.warning("%d of %d queries have no reference and are left out", len(queries) - len(judged), len(queries))
+    if not queries:
+        raise InputError(f"no queries: what matches {', '.join(patterns)} has no rows")
     if not judged:
         raise InputError(f"no queries left: none of {len(queries)} has a reference (completion) to judge against")
-    _check_unique(judged)
-    return tuple(judged)
+    return _unique(judged)
 
 
 def _from_json(path: Path) -> list[Query]:
@@ -98,11 +98,16 @@ def _from_entry(entry: _JsonQuery, path: Path) -> Query:
     if not isinstance(source_dataset, str):
         raise InputError(f"query_json_path: {path}: metadata.source_dataset: expected text, found {source_dataset!r}")
     try:
-        json.dumps(entry.model_dump(), ensure_ascii=False).encode()
+        json.dumps(entry.model_dump(), ensure_ascii=False, allow_nan=False).encode()
     except UnicodeEncodeError:
         raise InputError(
             f"query_json_path: {path}: the query with prompt {entry.prompt!r} has half a surrogate pair, which is no "
             "character; mend the program that wrote the file"
+        ) from None
+    except ValueError:
+        raise InputError(
+            f"query_json_path: {path}: the query with prompt {entry.prompt!r} has a number that is too large; put it "
+            "in quotes"
         ) from None
     return Query(
         id=_id_or_digest(entry.id, entry.prompt),
@@ -156,7 +161,8 @@ def _read_eval_dataset(path: Path, name: str) -> list[Query]:
         raise InputError(f"eval dataset {path} cannot be read: {' '.join(str(error).split())}") from None
     if "prompt" not in table.column_names:
         raise InputError(f"eval dataset {path} has no column 'prompt'; columns found: {table.column_names}")
-    columns = [column for column in ("id", "prompt", "completion") if column in table.column_names]
+    given = [name for name in ("id", "prompt", "completion") if name in table.column_names]
+    columns = [name for name in given if name == "prompt" or table.schema.field(name).type != pa.null()]
     for column in columns:
         found, allowed = table.schema.field(column).type, TEXT_TYPES + (NUMBER_TYPES if column == "id" else ())
         if found not in allowed:
@@ -182,6 +188,8 @@ def _saved_table(path: Path) -> pa.Table:
     """What `save_to_disk` of any version of `datasets` wrote, as Arrow has it: the library takes a second to import."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     files = [path / file["filename"] for file in state["_data_files"]]
+    if not files:  # a dataset without rows, of which Arrow knows no columns
+        return pa.table({"prompt": pa.array([], pa.string())})
     return pa.concat_tables(pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files)
 
 
@@ -190,15 +198,30 @@ def _id_or_digest(given: str | None, prompt: str) -> str:
     return given if given is not None else hashlib.sha256(prompt.encode()).hexdigest()[:16]
 
 
-def _check_unique(queries: Iterable[Query]) -> None:
-    counts = Counter(query.id for query in queries)
-    repeated = [query for query in queries if counts[query.id] > 1]
-    if repeated:
-        first = repeated[0].id
-        origins = ", ".join(_origin(query) for query in repeated if query.id == first)
-        raise InputError(
-            f"duplicate query id {first!r} ({counts[first]} times: {origins}); ids must be unique in a run"
-        )
+def _unique(queries: Iterable[Query]) -> tuple[Query, ...]:
+    """The queries, but of those without an id that ask the same only the first."""
+    by_id: dict[str, list[Query]] = {}
+    for query in queries:
+        by_id.setdefault(query.id, []).append(query)
+    num_repeated = 0
+    for query_id, equal in by_id.items():
+        if len(equal) == 1:
+            continue
+        origins = ", ".join(map(_origin, equal))
+        first = equal[0]
+        if query_id != _id_or_digest(None, first.prompt):
+            raise InputError(
+                f"duplicate query id {query_id!r} ({len(equal)} times: {origins}); ids must be unique in a run"
+            )
+        if len({query.reference for query in equal}) > 1:
+            raise InputError(
+                f"prompt {first.prompt!r} stands {len(equal)} times without an id, with different references "
+                f"({origins}); give each an id"
+            )
+        num_repeated += len(equal) - 1
+    if num_repeated:
+        log.warning("%d queries without an id repeat the prompt and reference of another: left out", num_repeated)
+    return tuple(equal[0] for equal in by_id.values())
 
 
 def _origin(query: Query) -> str:

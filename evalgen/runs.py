@@ -98,13 +98,20 @@ def _inner_run(directory: Path, label: str, patterns: tuple[str, ...]) -> InnerR
 
 def _plain_checkpoint(path: Path) -> InnerRun:
     """A checkpoint given directly; when it lies in an inner run, that run's tokenizer and eval datasets are used."""
-    parent = path.resolve().parent
+    parent = directory_of_checkpoint(path)
     eval_datasets = parent / "eval_datasets"
     return InnerRun(
         label=parent.name,
         checkpoints=(_checkpoint(path, parent.name, parent / "tokenizer.json"),),
         eval_datasets=eval_datasets if eval_datasets.is_dir() else None,
     )
+
+
+def directory_of_checkpoint(path: Path) -> Path:
+    """Where a checkpoint lies; for a link from nowhere in a run, where that leads to."""
+    if any((path.parent / name).is_dir() for name in ("tokenizer.json", "eval_datasets")):
+        return path.parent
+    return path.resolve().parent
 
 
 def _checkpoint(path: Path, run: str, tokenizer: Path) -> Checkpoint:

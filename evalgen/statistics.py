@@ -96,6 +96,8 @@ class DatasetTally:
         num_ungraded = self._num_unique["ungraded"]
         num_graded = self._num_unique["equivalent"] + self._num_unique["not_equivalent"]
         graded_prevalence = self._prevalence["equivalent"] + self._prevalence["not_equivalent"]
+        num_unique = sum(prompt.num_unique for prompt in self.prompts)
+        assert num_graded + num_ungraded == num_unique, f"{self._plan.name}: {self._num_unique} of {num_unique}"
         masses = [prompt.covered_mass for prompt in self.prompts if prompt.covered_mass is not None]
         return DatasetStatistics(
             name=self._plan.name,
@@ -104,7 +106,7 @@ class DatasetTally:
             num_prompts=len(self._plan.queries),
             num_missing_prompts=self._num_missing_prompts,
             num_draws=self._num_draws(),
-            num_unique=num_graded + num_ungraded,
+            num_unique=num_unique,
             num_graded=num_graded,
             num_equivalent=self._num_unique["equivalent"],
             num_ungraded=num_ungraded,

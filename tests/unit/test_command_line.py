@@ -53,11 +53,6 @@ def test_a_list_is_read_in_every_form(name: str, typed: list[str], meant: tuple[
     assert getattr(load(*with_equals), name) == meant
 
 
-@pytest.mark.parametrize("name", ["extract_from_eval_datasets", "checkpoint_patterns"])
-def test_a_pattern_may_be_empty(name: str) -> None:
-    assert getattr(load(f"--{name}", ""), name) == getattr(load(f"--{name}="), name) == ("",)
-
-
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(patterns=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=3))
 def test_any_patterns_given_as_a_json_list_arrive_unchanged(patterns: list[str]) -> None:

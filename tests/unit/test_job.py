@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from evalgen.config import JobConfig, load_config
 from evalgen.errors import ConfigError, InputError, LoadFailed
+from evalgen.files import whole_directory
 from evalgen.job import DatasetPlan, resolve_job
 from evalgen.records import SamplingUnit
 from evalgen.sampling.model import load_model
@@ -76,10 +77,39 @@ def test_a_prefix_without_the_word_sampled_is_warned_about(tiny_run: Path, caplo
     assert "lacks the word 'sampled'" in caplog.text
 
 
-@pytest.mark.parametrize("prefix", ["sampled/x", "../sampled", "x" * 250, "é" * 125])
+@pytest.mark.parametrize("prefix", ["sampled/x", "../sampled"])
 def test_a_prefix_that_is_no_directory_name_is_refused(tiny_run: Path, prefix: str) -> None:
     with pytest.raises(InputError, match="no directory name"):
         resolve_job(config_of(tiny_run, "--output_dataset_prefix", prefix))
+
+
+@pytest.mark.parametrize("character", ["x", "é"])
+def test_the_longest_name_that_is_taken_can_be_written_whole_and_partial_and_in_place_of_another(
+    tiny_run: Path, tmp_path: Path, character: str
+) -> None:
+    def named(num_bytes: int) -> str:
+        prefix = character * ((num_bytes - len("_checkpoint_final")) // len(character.encode()))
+        (plan,) = resolve_job(config_of(tiny_run, "--output_dataset_prefix", prefix))
+        return plan.name
+
+    longest = 255 - len(".partial.replaced")
+    for _ in range(2):  # the second replaces the first
+        with whole_directory(tmp_path / f"{named(longest)}.partial"):
+            pass
+    with pytest.raises(InputError, match=r"too long by [12] bytes; shorten --output_dataset_prefix"):
+        named(longest + len(character.encode()))
+
+
+@pytest.mark.parametrize("ending", [".partial", ".writing", ".replaced"])
+def test_a_checkpoint_whose_dataset_would_look_unfinished_is_refused(
+    tiny_run: Path, tmp_path: Path, ending: str
+) -> None:
+    run = copy_of(tiny_run, tmp_path / "run")
+    inner = run / "all_docs_runs/seed42.json"
+    shutil.copytree(inner / "checkpoint_final", inner / f"checkpoint_final{ending}")
+    resolve_job(config_of(run))
+    with pytest.raises(InputError, match="ends as those of unfinished datasets do"):
+        resolve_job(config_of(run, "--checkpoint_patterns", "checkpoint_*"))
 
 
 def test_a_prefix_with_a_null_character_is_refused(tiny_run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -138,6 +139,30 @@ def test_duplicate_ids_name_where_both_are_from(tmp_path: Path) -> None:
         save_source_dataset(tmp_path / name, [{"id": "a", "prompt": name, "completion": " c"}])
     with pytest.raises(InputError, match="eval dataset s1, eval dataset s2"):
         collect_queries(None, tmp_path, ("s",))
+
+
+def test_a_query_without_an_id_counts_once_however_often_it_stands(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = {"prompt": "p", "original_completion": " c"}
+    assert [q.prompt for q in from_json(tmp_path / "q.json", [same, GOOD, same, same])] == ["p", GOOD["prompt"]]
+    assert "2 queries without an id repeat the prompt and reference of another" in caplog.text
+    with pytest.raises(InputError, match=r"prompt 'p' stands 2 times without an id, with different references"):
+        from_json(tmp_path / "q.json", [same, {**same, "original_completion": " d"}])
+
+
+def test_a_source_set_without_rows_has_no_queries(tmp_path: Path) -> None:
+    save_source_dataset(tmp_path / "s1", [])
+    with pytest.raises(InputError, match="no queries: what matches s has no rows"):
+        collect_queries(None, tmp_path, ("s",))
+    save_source_dataset(tmp_path / "s2", [{"id": "a", "prompt": "p", "completion": " c"}])
+    assert [q.id for q in collect_queries(None, tmp_path, ("s",))] == ["a"]
+
+
+def test_a_source_set_whose_ids_are_all_null_has_none(tmp_path: Path) -> None:
+    save_source_dataset(tmp_path / "s", [{"id": None, "prompt": "p", "completion": " c"}])
+    (found,) = collect_queries(None, tmp_path, ("s",))
+    assert found.id == hashlib.sha256(b"p").hexdigest()[:16]
 
 
 def test_one_prompt_under_two_ids_is_two_queries(tmp_path: Path) -> None:

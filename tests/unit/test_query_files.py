@@ -33,6 +33,7 @@ LIMITED = settings(
         ([{**GOOD, "id": 5}], r"queries\[0\].id"),
         ([{**GOOD, "prompt": None}], r"queries\[0\].prompt"),
         ([{**GOOD, "original_completion": 1}], r"queries\[0\].original_completion"),
+        ('[{"prompt": "p", "metadata": {"x": [1e999]}}]', "has a number that is too large"),
         ([{**GOOD, "metadata": "x"}], r"queries\[0\].metadata"),
         ([{**GOOD, "completion": "x"}], r"queries\[0\].completion"),
         ([{**GOOD, "prompt": ""}], "query '1' .*empty prompt"),

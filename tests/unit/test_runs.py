@@ -52,6 +52,18 @@ def test_a_plain_checkpoint_in_an_inner_run_uses_its_tokenizer_and_queries(tiny_
     assert run.eval_datasets == inner / "eval_datasets"
 
 
+def test_a_link_to_another_runs_checkpoint_belongs_to_the_run_that_it_stands_in(tmp_path: Path) -> None:
+    make_inner(tmp_path / "one")
+    inner = make_inner(tmp_path / "other", ["checkpoint_start"])
+    (inner / "checkpoint_final").symlink_to(tmp_path / "one" / "checkpoint_final")
+    for path in (inner, inner / "checkpoint_final"):
+        (run,) = find_inner_runs(str(path), ("checkpoint_final",))
+        assert (run.label, run.eval_datasets) == ("other", inner / "eval_datasets")
+        assert run.checkpoints[0].tokenizer_path == str(inner / "tokenizer.json")
+    (tmp_path / "link").symlink_to(inner / "checkpoint_start")  # from nowhere in a run
+    assert find_inner_runs(str(tmp_path / "link"), ())[0].label == "other"
+
+
 def test_a_plain_checkpoint_elsewhere_has_its_own_tokenizer(tiny_run: Path, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     inner = tiny_run / "all_docs_runs" / INNER_RUN

@@ -84,8 +84,8 @@ def test_costs_add_up_and_are_unknown_as_soon_as_one_is(tokenizer: PreTrainedTok
     tally = DatasetTally(plan)
     tally.add(part, [Verdict(kind="equivalent", api_calls=2, cost_usd=0.5), Verdict(kind="ungraded", cost_usd=0.25)])
     assert (tally.figures([]).api_calls, tally.figures([]).cost_usd) == (2, 0.75)
-    tally.add(replace(part, judged=[]), [Verdict(kind="equivalent", api_calls=1, cost_usd=None)])
-    tally.add(replace(part, judged=[]), [Verdict(kind="equivalent", api_calls=1, cost_usd=1.0)])
+    tally.add(replace(part, judged=[], prompts=[]), [Verdict(kind="equivalent", api_calls=1, cost_usd=None)])
+    tally.add(replace(part, judged=[], prompts=[]), [Verdict(kind="equivalent", api_calls=1, cost_usd=1.0)])
     assert (tally.figures([]).api_calls, tally.figures([]).cost_usd) == (4, None)
 
 
