@@ -48,8 +48,8 @@ def grade_stored_in_batches(
 
 
 def _show_all(show: Sequence[Callable[[BatchProgress], None]], progress: BatchProgress) -> None:
-    with suppress(OSError):  # the terminal is gone, say: the job goes on
-        for each in show:
+    for each in show:
+        with suppress(OSError):  # the terminal is gone, say: the job goes on
             each(progress)
 
 

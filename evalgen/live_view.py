@@ -23,6 +23,12 @@ SAME_LINE_EVERY_S = 600.0  # while nothing but the time is new, which in a batch
 log = logging.getLogger(__name__)
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read is gone. The job goes on, which rich itself would end."""
+        self.quiet = True
+
+
 class LiveView:
     """Shows the last that it was told. `quiet`: nothing on the terminal; every line it would print is logged anyway."""
 
@@ -32,7 +38,7 @@ class LiveView:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or _Terminal(stderr=True)
         self._clock = clock
         is_live = self._console.is_interactive and not quiet  # a dumb terminal gets lines, like a file
         # Drawn when there is something new, and never in between: nothing flickers.

@@ -248,8 +248,8 @@ def _row_of(answer: Answer) -> Record:
         "completion": question.completion,
         "verdict": verdict.kind,
         "trimmed_completion": verdict.trimmed_completion,
-        "reasoning": verdict.reasoning,
-        "error": verdict.error,
+        "reasoning": _storable(verdict.reasoning),
+        "error": None if verdict.error is None else _storable(verdict.error),
         "api_calls": verdict.api_calls,
         "input_tokens": verdict.input_tokens,
         "output_tokens": verdict.output_tokens,
@@ -258,6 +258,11 @@ def _row_of(answer: Answer) -> Record:
         "from_cache": answer.from_cache,
         "graded_at": time.time(),
     }
+
+
+def _storable(text: str) -> str:
+    """What a server said may have half a surrogate pair in it, which no file of text takes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _sum(first: float | None, second: float | None) -> float | None:

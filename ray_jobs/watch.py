@@ -51,8 +51,8 @@ class Watch:
         now = time.monotonic()
         self._monitor.update(store, limiter, now)
         progress = self._monitor.progress(now)
-        with suppress(OSError):  # the terminal is gone, say: the job goes on
-            for show in self._show:
+        for show in self._show:
+            with suppress(OSError):  # the terminal is gone, say: the job goes on
                 show(progress)
 
 

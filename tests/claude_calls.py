@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tenacity import wait_none
 
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.claude import ClaudeGrader
 from evalgen.grading.limiter_records import RequestLimiter
 from evalgen.grading.prices import load_prices
@@ -54,8 +55,15 @@ def question(
     )
 
 
+class NeverOpens(Breaker):
+    """Retries are the grader's alone then."""
+
+    def pause_s(self, now: float) -> float:
+        return 0.0
+
+
 def unlimited() -> RateLimiter:
-    return RateLimiter(max_connections=100)
+    return RateLimiter(max_connections=100, breaker=NeverOpens(900))
 
 
 def grade_all(*questions: Question, limiter: RequestLimiter | None = None, **options: Any) -> list[Verdict]:

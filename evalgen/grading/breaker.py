@@ -36,7 +36,6 @@ class Breaker:
         self._open_until = -math.inf
         self._probe: int | None = None
         self._last_error = ""
-        self.num_opened = 0
 
     @property
     def state(self) -> Literal["closed", "open", "half-open"]:
@@ -92,7 +91,6 @@ class Breaker:
                 self._open(now, min(2 * self._pause_s, LONGEST_PAUSE_S))
         elif self._num_failures >= FAILURES_IN_A_ROW:
             log.warning("%d requests in a row failed (%s): pausing all of them", self._num_failures, error)
-            self.num_opened += 1
             self._open(now, FIRST_PAUSE_S)
 
     def _note(self, topic: str, error: str, now: float) -> None:

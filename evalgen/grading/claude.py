@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,11 +37,14 @@ from evalgen.grading.messages import (
 from evalgen.grading.prices import PriceList
 from evalgen.grading.server_limits import announced_limits
 from evalgen.grading.votes import majority
-from evalgen.records import Question, Verdict
+from evalgen.records import Answer, Question, Verdict
 
 MAX_ASKS = 2  # how often one question is asked before an unreadable reply leaves it ungraded
 
 logger = logging.getLogger(__name__)
+
+
+Store = Callable[[Sequence[Answer]], Awaitable[None]]
 
 
 class ClaudeGrader:
@@ -71,60 +74,66 @@ class ClaudeGrader:
         self._backoff = backoff or wait_random_exponential(multiplier=1, max=60)
         self._sleep = sleep
 
-    async def grade(self, questions: Sequence[Question]) -> list[Verdict]:
+    async def grade(self, questions: Sequence[Question], store: Store | None = None) -> list[Verdict]:
         """Verdicts in the order of `questions`, which go in one request: see `evalgen.grading.desk.packs`.
 
         Each is asked as often as its grader has votes. A question that gets no verdict is `ungraded` with its error.
+        `store` gets each as soon as it is there: others of them may yet fail.
 
         Raises:
             GraderUnavailable: no question gets one: bad key, no permission, unknown model, spend cap, outage.
             GradingBudgetSpent: nothing may be paid for any more.
         """
+        store = store or _nowhere
         num_votes = questions[0].grader.num_votes
         if num_votes == 1:
-            return await self._grade_once(questions)
-        rounds = await asyncio.gather(*(self._grade_once(questions) for _ in range(num_votes)))
-        return [majority(votes) for votes in zip(*rounds, strict=True)]
+            return await self._grade_once(questions, store)
+        rounds = await asyncio.gather(*(self._grade_once(questions, _nowhere) for _ in range(num_votes)))
+        verdicts = [majority(votes) for votes in zip(*rounds, strict=True)]
+        await store(_answers(questions, verdicts))
+        return verdicts
 
     async def aclose(self) -> None:
         """Close the connections. The grader cannot be used afterwards."""
         await self._leases.settled()
         await self._client.close()
 
-    async def _grade_once(self, questions: Sequence[Question]) -> list[Verdict]:
-        if len(questions) == 1:
-            return [await self._grade_one(questions[0])]
+    async def _grade_once(self, questions: Sequence[Question], store: Store) -> list[Verdict]:
         spent = _Spent(model=model_name(questions[0]))
+        if len(questions) == 1:
+            return [await self._grade_one(questions[0], spent, store)]
         params = pack_params(questions)
         try:
             verdicts = verdicts_in_pack(await self._request(params, questions, spent), questions)
         except GradingError as error:
             logger.info("%d questions in one request: %s; asked one by one", len(questions), error)
             verdicts = {}
+        share_of = dict(zip((question.key for question in questions), spent.shares(len(questions)), strict=True))
+        graded = [question for question in questions if question.key in verdicts]
+        verdicts = {question.key: self._paid(verdicts[question.key], share_of[question.key]) for question in graded}
+        await store(_answers(graded, verdicts.values()))
         missing = [question for question in questions if question.key not in verdicts]
-        singles = await asyncio.gather(*map(self._grade_one, missing))
+        singles = await asyncio.gather(*(self._grade_one(it, share_of[it.key], store) for it in missing))
         verdicts |= {question.key: single for question, single in zip(missing, singles, strict=True)}
-        shares = spent.shares(len(questions))
-        return [self._paid(verdicts[it.key], share) for it, share in zip(questions, shares, strict=True)]
+        return [verdicts[question.key] for question in questions]
 
-    async def _grade_one(self, question: Question) -> Verdict:
-        spent = _Spent(model=model_name(question))
+    async def _grade_one(self, question: Question, spent: _Spent, store: Store) -> Verdict:
+        """`spent` is what it has cost already."""
         try:
-            return self._paid(await self._ask(question, spent), spent)
+            verdict = await self._ask(question, spent)
         except GradingError as error:
-            return self._paid(Verdict(kind="ungraded", error=str(error)), spent)
+            verdict = Verdict(kind="ungraded", error=str(error))
+        verdict = self._paid(verdict, spent)
+        await store(_answers([question], [verdict]))
+        return verdict
 
     def _paid(self, verdict: Verdict, spent: _Spent) -> Verdict:
-        """`verdict` with `spent` added to what it has cost already."""
-        api_calls = verdict.api_calls + spent.api_calls
-        input_tokens = verdict.input_tokens + spent.input_tokens
-        output_tokens = verdict.output_tokens + spent.output_tokens
         return replace(
             verdict,
-            api_calls=api_calls,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cost_usd=self._prices.cost_usd(spent.model, input_tokens, output_tokens),
+            api_calls=spent.api_calls,
+            input_tokens=spent.input_tokens,
+            output_tokens=spent.output_tokens,
+            cost_usd=self._prices.cost_usd(spent.model, spent.input_tokens, spent.output_tokens),
         )
 
     async def _ask(self, question: Question, spent: _Spent) -> Verdict:
@@ -170,6 +179,7 @@ class ClaudeGrader:
         body = json.dumps(params, ensure_ascii=False).encode()
         demand = Demand(
             topic=questions[0].key,
+            model=spent.model,
             num_bytes=len(body),
             num_questions=len(questions),
             most_usd=self._prices.most_usd(spent.model, len(body), params["max_tokens"]),
@@ -216,6 +226,14 @@ class ClaudeGrader:
             self._leases.settle(outcome)
 
 
+async def _nowhere(answers: Sequence[Answer]) -> None:
+    pass
+
+
+def _answers(questions: Sequence[Question], verdicts: Iterable[Verdict]) -> list[Answer]:
+    return [Answer(question=asked, verdict=verdict) for asked, verdict in zip(questions, verdicts, strict=True)]
+
+
 class _RefusedForGood(GradingError):
     """The API fails this request, and asking again would not change that."""
 
@@ -231,19 +249,18 @@ class _Spent:
     seconds: float = 0.0  # in requests and in waits between them
 
     def shares(self, num_questions: int) -> list[_Spent]:
-        """The same, shared evenly among questions; what cannot be shared is the first's."""
+        """The same but for the time, shared evenly among questions; what cannot be shared is the first's."""
+        (of_input, more_input), (of_output, more_output) = (
+            divmod(tokens, num_questions) for tokens in (self.input_tokens, self.output_tokens)
+        )
+        other = replace(self, api_calls=0, input_tokens=of_input, output_tokens=of_output, seconds=0.0)
         first = replace(
-            self,
-            input_tokens=self.input_tokens - (num_questions - 1) * (self.input_tokens // num_questions),
-            output_tokens=self.output_tokens - (num_questions - 1) * (self.output_tokens // num_questions),
+            other,
+            api_calls=self.api_calls,
+            input_tokens=of_input + more_input,
+            output_tokens=of_output + more_output,
         )
-        other = replace(
-            self,
-            api_calls=0,
-            input_tokens=self.input_tokens // num_questions,
-            output_tokens=self.output_tokens // num_questions,
-        )
-        return [first, *[other] * (num_questions - 1)]
+        return [first, *(replace(other) for _ in range(num_questions - 1))]
 
 
 def _log_retry(state: RetryCallState) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from evalgen.grading.gathering import Gathered
+from evalgen.grading.in_vain import AskedInVain
 from evalgen.grading.limiter_records import RequestLimiter
 from evalgen.grading.offline import grade_offline
 from evalgen.grading.presence import say_still_here
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
 REQUEST_TIMEOUT_S = 120.0  # of one to the judge
 LINGER_S = 0.01  # an answer waits so long for others to be stored with it: other questions are asked meanwhile
+MOST_CHARS_OF_A_PACK = 200_000  # of completions: longer prompts have another price, and a reply has so many tokens
 CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job
 
 
@@ -59,6 +61,7 @@ class GradingDesk:
         """
         self._verdicts, self._limiter, self._prices = verdicts, limiter, prices or PriceList()
         self._answers = Gathered(verdicts.add, LINGER_S)
+        self._in_vain = AskedInVain()
         # By two requests longer: the limiter counts from the first failure, and is to stop the job before the last
         # question of it is given up.
         self._retry_budget_s = outage_budget_s + 2 * REQUEST_TIMEOUT_S
@@ -127,14 +130,17 @@ class GradingDesk:
 
     async def _ask(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
         """Asks the judge what this desk has claimed."""
-        try:
-            graded = await self._connected().grade(questions)
-            answers = [Answer(question=asked, verdict=it) for asked, it in zip(questions, graded, strict=True)]
+
+        async def store(answers: Sequence[Answer]) -> None:
             await asyncio.shield(self._answers.add(answers))
+            verdicts.update((answer.question.key, answer.verdict) for answer in answers)
+            self._in_vain.note(answers)
+
+        try:
+            await self._connected().grade(questions, store)
         except BaseException:
-            await self._verdicts.release(questions)
+            await self._verdicts.release([question for question in questions if question.key not in verdicts])
             raise
-        verdicts.update((answer.question.key, answer.verdict) for answer in answers)
 
     def _connected(self) -> ClaudeGrader:
         if self._claude is None:
@@ -165,7 +171,7 @@ def _sorted(
 
 
 def packs(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:
-    """Questions that may go in one request: about one prompt and reference, as many as their grader takes at once."""
+    """Questions that go in one request: about one prompt and reference, no more than their grader takes at once."""
     alike: dict[tuple[object, ...], list[Question]] = {}
     for question in questions:
         grader = question.grader
@@ -179,7 +185,15 @@ def packs(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:
         )
         alike.setdefault(key, []).append(question)
     for group in alike.values():
-        yield from _batches(group, group[0].grader.pack_size)
+        pack: list[Question] = []
+        num_chars = 0
+        for question in group:
+            num_chars += len(question.completion)
+            if pack and (len(pack) == question.grader.pack_size or num_chars > MOST_CHARS_OF_A_PACK):
+                yield pack
+                pack, num_chars = [], len(question.completion)
+            pack.append(question)
+        yield pack
 
 
 def _batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:

@@ -14,6 +14,7 @@ class Demand:
     """What one request will take."""
 
     topic: str  # key of a question in it
+    model: str = ""  # that is asked; each has limits of its own
     num_bytes: int  # of what is sent
     num_questions: int = 1
     most_usd: float = 0.0  # it can cost no more
@@ -50,7 +51,7 @@ class RequestLimiter(Protocol):
     async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
         """Waits until there is a lease for the first of some requests; returns it, and those for others after it.
 
-        None for a holder that was silent for too long meanwhile.
+        The list is empty for a holder that was silent for too long meanwhile.
         """
         ...
 

@@ -42,7 +42,11 @@ class Presence:
 
 
 async def say_still_here(holder: str, listeners: Sequence[Listener]) -> None:
-    """Tells `listeners` every few seconds, until it is cancelled. One that does not listen is told again later."""
-    while True:
-        await asyncio.gather(*(listener.still_here(holder) for listener in listeners), return_exceptions=True)
-        await asyncio.sleep(HEARTBEAT_S)
+    """Tells each of `listeners` every few seconds, until it is cancelled. None waits for one that does not listen."""
+
+    async def tell(listener: Listener) -> None:
+        while True:
+            await asyncio.gather(listener.still_here(holder), return_exceptions=True)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    await asyncio.gather(*map(tell, listeners))

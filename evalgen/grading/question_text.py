@@ -192,6 +192,6 @@ def parse_packed_replies(text: str) -> list[PackedReply]:
         raise GradingError("the judge's reply has no list of verdicts")
     replies = []
     for entry in entries:
-        with contextlib.suppress(ValidationError):
-            replies.append(PackedReply.model_validate(entry))
+        with contextlib.suppress(ValidationError):  # as JSON, which half a surrogate pair is not
+            replies.append(PackedReply.model_validate_json(json.dumps(entry)))
     return replies

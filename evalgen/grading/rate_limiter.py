@@ -45,8 +45,8 @@ class RateLimiter:
         self,
         *,
         max_connections: int,
+        breaker: Breaker,
         limits: Limits | None = None,
-        breaker: Breaker | None = None,
         spending: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -56,6 +56,7 @@ class RateLimiter:
         self._limits, self._breaker, self._spending = limits or Limits(), breaker, spending
         self._clock, self._sleep = clock, sleep
         self._buckets = {it.name: TokenBucket(getattr(self._limits, it.name), clock()) for it in fields(Limits)}
+        self._announced: dict[str, dict[str, float]] = {it.name: {} for it in fields(Limits)}  # by the server, by model
         self._expected = ExpectedTokens()
         self._leases: dict[int, _Granted] = {}
         self._id = secrets.randbits(60)
@@ -87,7 +88,7 @@ class RateLimiter:
             num_unpriced=self._num_unpriced,
             wait_s=self.wait_s,
             limits=Limits(**{name: bucket.per_minute for name, bucket in self._buckets.items()}),
-            breaker="closed" if self._breaker is None else self._breaker.state,
+            breaker=self._breaker.state,
             spent_usd=None if spending is None else spending.spent_usd,
             cap_usd=None if spending is None else spending.cap_usd,
         )
@@ -128,13 +129,11 @@ class RateLimiter:
         """0 if a request may go now, else the longest wait after which to look again."""
         now = self._clock()
         self._reclaim()
-        pauses = [self._closed_until - now]
+        pauses = [self._closed_until - now, self._breaker.pause_s(now)]
         pauses += [
             bucket.pause_s(amount, now)
             for bucket, amount in zip(self._buckets.values(), self._takes(demand), strict=True)
         ]
-        if self._breaker is not None:
-            pauses.append(self._breaker.pause_s(now))
         if not self._has_heard and self._leases:
             pauses.append(math.inf)  # one request, until the server has said what its limits are
         is_affordable = self._spending is None or self._spending.fits(demand.most_usd)
@@ -171,8 +170,7 @@ class RateLimiter:
         self._leases[lease.id] = _Granted(
             holder=holder, demand=demand, num_input_tokens=takes[1], num_output_tokens=takes[2]
         )
-        if self._breaker is not None:
-            self._breaker.sent(lease.id)
+        self._breaker.sent(lease.id)
         if self._spending is not None:
             self._spending.reserve(lease.id, demand.most_usd)
         self.num_granted += 1
@@ -182,14 +180,14 @@ class RateLimiter:
         """From what became of a request: what others will take, how fast they may go, whether the server is well."""
         now = self._clock()
         self._connections.settle(granted.holder)
-        self._has_heard = True
+        self._has_heard |= outcome.kind in ("answered", "rejected", "throttled")
         self._count(outcome)
-        self._follow(outcome.limits, now)
+        self._follow(granted.demand.model, outcome.limits, now)
         if self._spending is not None:
             self._spending.settle(outcome.lease.id, outcome.cost_usd)
+        self._closed_until = max(self._closed_until, now + outcome.retry_after_s)
         if outcome.kind == "throttled":
             self.num_throttled += 1
-            self._closed_until = max(self._closed_until, now + outcome.retry_after_s)
             for bucket in self._buckets.values():
                 bucket.drain()
         if outcome.kind == "answered" and outcome.input_tokens:
@@ -200,8 +198,6 @@ class RateLimiter:
             estimated = (1.0, granted.num_input_tokens, granted.num_output_tokens)
             for bucket, amount in zip(self._buckets.values(), estimated, strict=True):
                 bucket.take(-amount)
-        if self._breaker is None:
-            return
         if outcome.kind in ("unsent", "abandoned"):  # which says nothing of the server
             self._breaker.unsent(outcome.lease.id)
         elif outcome.kind == "failed":
@@ -219,12 +215,14 @@ class RateLimiter:
         # A reply that could not be read has no tokens either, and says nothing of the model's price.
         self._num_unpriced += outcome.kind == "answered" and outcome.input_tokens > 0 and outcome.cost_usd is None
 
-    def _follow(self, announced: Limits, now: float) -> None:
-        """The server's limits may change at any time; the user's hold all the same."""
+    def _follow(self, model: str, announced: Limits, now: float) -> None:
+        """The server's limits may change at any time; the user's hold all the same. Of several models the lowest do."""
         for name, bucket in self._buckets.items():
             limit, own = getattr(announced, name), getattr(self._limits, name)
             if limit is not None:
-                pace = min(PACE * limit, own or math.inf)
+                of_models = self._announced[name]
+                of_models[model] = limit
+                pace = min(PACE * min(of_models.values()), own or math.inf)
                 if pace != bucket.per_minute:
                     self._tell(name, bucket.per_minute, pace)
                     bucket.set_rate(pace, now)

@@ -30,6 +30,7 @@ import pyarrow as pa
 from evalgen.config import RunConfig
 from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.shared_verdicts import SharedVerdicts
@@ -120,7 +121,9 @@ def sample(experiment: Experiment, plan: DatasetPlan, num_replicas: int, num_dis
 def grade(experiment: Experiment, plan: DatasetPlan) -> VerdictStore:
     """Judges every completion of every unit, deduplicated as the pipeline does it: within the unit."""
     store, verdicts = UnitStore(experiment.samples), VerdictStore(experiment.verdicts)
-    desk = GradingDesk(SharedVerdicts(verdicts), RateLimiter(max_connections=1), max_connections=1)
+    desk = GradingDesk(
+        SharedVerdicts(verdicts), RateLimiter(max_connections=1, breaker=Breaker(900)), max_connections=1
+    )
     queries = {query.id: query for query in plan.queries}
     for unit in store.stored:
         table = store.load(unit.unit_id).select(["prompt_id", "completion"])

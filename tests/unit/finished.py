@@ -17,6 +17,7 @@ from evalgen.config import JobConfig, load_config
 from evalgen.dataset_files import CARD_FILE
 from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.shared_verdicts import SharedVerdicts
@@ -117,7 +118,9 @@ def _sample(experiment: Experiment, plans: Sequence[DatasetPlan], tokenizer: Pre
 
 def _grade(experiment: Experiment, plans: Sequence[DatasetPlan]) -> None:
     store, verdicts = UnitStore(experiment.samples), VerdictStore(experiment.verdicts)
-    desk = GradingDesk(SharedVerdicts(verdicts), RateLimiter(max_connections=1), max_connections=1)
+    desk = GradingDesk(
+        SharedVerdicts(verdicts), RateLimiter(max_connections=1, breaker=Breaker(900)), max_connections=1
+    )
     for plan in plans:
         queries = {query.id: query for query in plan.queries}
         for unit in store.stored:

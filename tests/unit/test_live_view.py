@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console, RenderableType
@@ -24,6 +28,7 @@ from evalgen.live_view import (
 from evalgen.progress import Progress
 from evalgen.records import Limits
 
+REPOSITORY = Path(__file__).parents[2]
 PROGRESS = Progress(
     elapsed_s=83.4,
     num_parts=40,
@@ -274,3 +279,18 @@ def test_durations_are_as_fine_as_anybody_wants_to_know(seconds: float, text: st
 )
 def test_large_counts_are_short(number: int, text: str) -> None:
     assert count_text(number) == text
+
+
+def test_a_reader_that_goes_away_ends_neither_the_job_nor_what_else_it_prints() -> None:
+    code = (
+        "from tests.unit.test_live_view import PROGRESS; from evalgen.live_view import LiveView\n"
+        "with LiveView() as view: view.show(PROGRESS); view.show(PROGRESS)\n"
+        "print('the table')"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=writer, text=True
+    )
+    os.close(writer)
+    assert (done.returncode, done.stdout) == (0, "the table\n")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -421,3 +422,10 @@ def test_a_question_that_datasets_share_is_used_first_by_one(tmp_path: Path) -> 
     table = VerdictTable.of_experiment(tmp_path)
     keys = [question(text).key for text in (" a", " b", " a", " a")]
     assert [table.is_first_use(key) for key in keys] == [True, True, False, False]
+
+
+def test_half_a_character_in_what_a_server_said_spoils_nothing(tmp_path: Path) -> None:
+    store_of(tmp_path, paid(" a", reasoning="so \ud83e"), paid(" b", "ungraded", error="\udc80 overloaded"))
+    with closing(VerdictStore(tmp_path)) as store:
+        verdict = store.known(question(" a"))
+    assert verdict is not None and verdict.reasoning == "so \\ud83e"

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from evalgen.grading.desk import packs
 from evalgen.grading.question_text import (
     DEFAULT_INSTRUCTIONS,
     PACK_REPLY_SCHEMA,
@@ -90,7 +89,9 @@ def test_in_a_pack_no_attack_changes_its_own_verdict_or_anothers() -> None:
     async def grade() -> list[list[Verdict]]:
         grader = claude_grader(None)
         try:
-            return await asyncio.gather(*map(grader.grade, packs(asked)))
+            # However long: the desk would ask the longest by themselves.
+            packs = [asked[start : start + PACK_SIZE] for start in range(0, len(asked), PACK_SIZE)]
+            return await asyncio.gather(*map(grader.grade, packs))
         finally:
             await grader.aclose()
 
@@ -98,7 +99,7 @@ def test_in_a_pack_no_attack_changes_its_own_verdict_or_anothers() -> None:
         verdicts = [verdict for pack in asyncio.run(grade()) for verdict in pack]
         requests = api.requests
     assert len(requests) == len(ATTACKS)
-    for it, verdict in zip(asked, verdicts, strict=True):  # they are about one prompt, so packs keep their order
+    for it, verdict in zip(asked, verdicts, strict=True):
         assert verdict.kind == honest_judge(fields(it))["verdict"], it.completion[:80]
     for request in requests:
         assert request.body["system"] == pack_system_text(DEFAULT_INSTRUCTIONS)

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from evalgen.grading import claude
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.claude import ClaudeGrader
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.question_text import REPLY_SCHEMA
@@ -92,7 +93,7 @@ def test_no_more_requests_are_in_flight_than_the_limiter_allows() -> None:
         return messages_api.honest_judge(data)
 
     with sdk_pointed_at_messages_api(judge) as paired:
-        limiter = RateLimiter(max_connections=2)
+        limiter = RateLimiter(max_connections=2, breaker=Breaker(900))
         grade_all(question(" first"), limiter=limiter)  # until the server has answered, one request is in flight
         verdicts = grade_all(*[question()] * 10, limiter=limiter)
     assert [verdict.kind for verdict in verdicts] == ["equivalent"] * 10

@@ -192,7 +192,7 @@ def test_the_tokens_of_unusable_replies_are_paid_for_and_counted(api: MessagesAp
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_request_refused_for_its_content_loses_that_question_alone(api: MessagesApi, status: int) -> None:
     api.script(messages_api.error(status, "invalid_request_error", "prompt is too long: 210000 tokens"))
-    one_at_a_time = RateLimiter(max_connections=1)
+    one_at_a_time = RateLimiter(max_connections=1, breaker=Breaker(900))
     refused, judged = grade_all(question(), question(), limiter=one_at_a_time)
     assert (refused.kind, refused.api_calls) == ("ungraded", 1)
     assert refused.error is not None and "prompt is too long" in refused.error

@@ -6,7 +6,9 @@ import asyncio
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,9 @@ import pytest
 from evalgen.errors import GraderUnavailable, GradingBudgetSpent
 from evalgen.grading import claude
 from evalgen.grading.breaker import Breaker
+from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.desk import REQUEST_TIMEOUT_S, GradingDesk
+from evalgen.grading.in_vain import MANY_QUESTIONS
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.prices import load_prices
 from evalgen.grading.rate_limiter import RateLimiter
@@ -183,7 +187,7 @@ def test_few_more_questions_are_at_work_than_there_are_connections(api: Messages
             await super().settle(outcomes)
 
     questions = [question(f" Grace Miller {n}") for n in range(40)]
-    desk = GradingDesk(SharedVerdicts(store), Counting(max_connections=100), max_connections=3)
+    desk = GradingDesk(SharedVerdicts(store), Counting(max_connections=100, breaker=Breaker(900)), max_connections=3)
     assert len(asyncio.run(desk.grade(questions))) == 40
     assert most <= 9  # twice as many, and those that were answered a moment ago
 
@@ -226,7 +230,7 @@ def test_the_judge_has_work_while_answers_are_stored(store: Watched) -> None:
         return honest_judge(of)
 
     async def scenario() -> list[Verdict]:
-        desk = GradingDesk(Slow(store), RateLimiter(max_connections=5), max_connections=5)
+        desk = GradingDesk(Slow(store), RateLimiter(max_connections=5, breaker=Breaker(900)), max_connections=5)
         return await desk.grade([question(f" Grace Miller {n}") for n in range(20)])
 
     with sdk_pointed_at_messages_api(judge):
@@ -262,7 +266,7 @@ def test_what_may_not_be_paid_for_stops_the_job_and_keeps_what_was_paid(api: Mes
 
     async def grade(store: VerdictStore, start: int) -> None:
         spending = Spending(tmp_path, cap, spent_usd(tmp_path))
-        gate = RateLimiter(max_connections=10, spending=spending)
+        gate = RateLimiter(max_connections=10, spending=spending, breaker=Breaker(900))
         desk = GradingDesk(SharedVerdicts(store), gate, max_connections=10, prices=prices)
         await desk.grade([question(f" Grace Miller {number}") for number in range(start, start + 300)])
 
@@ -275,3 +279,41 @@ def test_what_may_not_be_paid_for_stops_the_job_and_keeps_what_was_paid(api: Mes
     charged = sum(prices.cost_usd("claude-haiku-4-5", tokens, 60) or 0.0 for tokens in bodies)
     assert 0.5 * cap < charged <= cap
     assert spent_usd(tmp_path) <= cap
+
+
+def test_what_a_pack_has_answered_is_stored_though_a_question_of_it_is_left_and_fails(
+    api: MessagesApi, store: Watched
+) -> None:
+    entries = [{"index": index, **messages_api.verdict("equivalent")} for index in (0, 1, 3)]
+    api.script(messages_api.message(json.dumps({"verdicts": entries})), messages_api.spend_cap())
+    asked = [question(f" Grace Miller {number}", pack_size=4) for number in range(4)]
+    with pytest.raises(GraderUnavailable):
+        run(store, asked)
+    assert [answer.question for answer in store.added] == [asked[0], asked[1], asked[3]]
+    assert sum(answer.verdict.api_calls for answer in store.added) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (messages_api.error(400, "invalid_request_error", "output_config: unknown"), "output_config: unknown"),
+        (messages_api.message("I think so."), "malformed"),
+    ],
+    ids=["rejects all", "knows no schema"],
+)
+def test_a_judge_that_gives_no_verdict_whatever_it_is_asked_stops_the_job(
+    api: MessagesApi, store: Watched, reply: messages_api.Reply, reason: str
+) -> None:
+    api.script(*[reply] * 1_000)
+    asked = [replace(question(f" {number}"), prompt=str(number % 3)) for number in range(300)]
+    with pytest.raises(GraderUnavailable, match=f"none of the first .* questions got a verdict; the last: .*{reason}"):
+        run(store, asked)
+    assert MANY_QUESTIONS <= len(store.added) < 100
+
+
+def test_a_judge_that_refuses_or_cannot_take_one_prompt_is_asked_on(api: MessagesApi, store: Watched) -> None:
+    refusal = messages_api.message("", stop_reason="refusal")
+    api.script(*[messages_api.error(400, "invalid_request_error", "prompt is too long")] * 100, *[refusal] * 200)
+    (verdicts,) = run(store, [question(f" Grace Miller {number}") for number in range(100 + 200 // MAX_ASKS + 1)])
+    kinds = Counter(verdict.kind for verdict in verdicts)
+    assert kinds["ungraded"] >= 100 and kinds["equivalent"] >= 1

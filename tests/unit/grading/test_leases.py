@@ -34,7 +34,7 @@ class Counting(RateLimiter):
 
 def test_many_waiters_share_few_calls_and_are_served_in_order() -> None:
     async def scenario() -> None:
-        gate, served = Counting(max_connections=10_000, clock=now), list[int]()
+        gate, served = Counting(max_connections=10_000, clock=now, breaker=Breaker(900)), list[int]()
         leases = Leases(gate, "p")
 
         async def one(name: int) -> None:
@@ -51,7 +51,7 @@ def test_many_waiters_share_few_calls_and_are_served_in_order() -> None:
 
 def test_a_waiter_that_is_cancelled_gives_back_what_it_was_given() -> None:
     async def scenario() -> None:
-        gate = RateLimiter(max_connections=2, limits=Limits(requests=60), clock=now)
+        gate = RateLimiter(max_connections=2, limits=Limits(requests=60), clock=now, breaker=Breaker(900))
         leases = Leases(gate, "p")
         tasks = [asyncio.create_task(leases.acquire(DEMAND)) for _ in range(5)]
         await asyncio.sleep(0.5)
@@ -70,7 +70,7 @@ def test_waiters_with_leases_ahead_are_cancelled_without_end() -> None:
     """As many as a thousand connections have: none is lost, and nothing recurses from one to the next."""
 
     async def scenario() -> None:
-        gate = RateLimiter(max_connections=2_000, clock=now)
+        gate = RateLimiter(max_connections=2_000, clock=now, breaker=Breaker(900))
         leases = Leases(gate, "p")
         leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
         tasks = [asyncio.create_task(leases.acquire(DEMAND)) for _ in range(3_000)]
@@ -116,7 +116,7 @@ def test_what_was_granted_ahead_is_not_sent_to_a_server_that_wants_a_pause(
 
 def test_a_server_that_answers_all_at_once_does_not_get_more_at_once_than_the_rate_allows() -> None:
     async def scenario() -> None:
-        gate = RateLimiter(max_connections=100, limits=Limits(requests=600), clock=now)
+        gate = RateLimiter(max_connections=100, limits=Limits(requests=600), clock=now, breaker=Breaker(900))
         leases, answers, sent_at = Leases(gate, "p"), asyncio.Event(), list[float]()
 
         async def ask() -> None:
@@ -147,7 +147,7 @@ def test_an_error_of_the_limiter_reaches_every_waiter_and_the_next_one_asks_anew
             return await super().acquire(demands, holder)
 
     async def scenario() -> None:
-        gate = Broken(max_connections=2, clock=now)
+        gate = Broken(max_connections=2, clock=now, breaker=Breaker(900))
         leases = Leases(gate, "p")
         ends = await asyncio.gather(*(leases.acquire(DEMAND) for _ in range(100)), return_exceptions=True)
         assert all(isinstance(end, GraderUnavailable) for end in ends)
@@ -159,7 +159,7 @@ def test_an_error_of_the_limiter_reaches_every_waiter_and_the_next_one_asks_anew
 
 def test_what_is_given_back_arrives_without_anybody_waiting_for_it() -> None:
     async def scenario() -> None:
-        gate = RateLimiter(max_connections=5, clock=now)
+        gate = RateLimiter(max_connections=5, clock=now, breaker=Breaker(900))
         leases = Leases(gate, "p")
         held = [await leases.acquire(DEMAND) for _ in range(5)]
         for lease in held:
@@ -195,7 +195,7 @@ def test_connections_are_in_use_while_there_are_questions_though_the_limiter_is_
 
     async def scenario() -> None:
         most, num_sent, num_answered, num_in_use = 200, 0, 0, 0
-        gate, chance = Distant(max_connections=most, clock=now), random.Random(0)
+        gate, chance = Distant(max_connections=most, clock=now, breaker=Breaker(900)), random.Random(0)
 
         async def ask(leases: Leases) -> None:
             nonlocal num_sent, num_answered, num_in_use
@@ -226,7 +226,7 @@ def test_connections_are_in_use_while_there_are_questions_though_the_limiter_is_
 
 def test_no_process_keeps_most_connections_from_another_whoever_came_first() -> None:
     async def scenario() -> None:
-        gate, answered = Distant(max_connections=100, clock=now), Counter[str]()
+        gate, answered = Distant(max_connections=100, clock=now, breaker=Breaker(900)), Counter[str]()
 
         async def ask(leases: Leases, name: str) -> None:
             while True:
@@ -254,7 +254,7 @@ class Mortal:
     """A limiter whose process may die; `now_lives` answers from then on."""
 
     def __init__(self) -> None:
-        self.now_lives = RateLimiter(max_connections=4, clock=now)
+        self.now_lives = RateLimiter(max_connections=4, clock=now, breaker=Breaker(900))
 
     async def acquire(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
         return await self.now_lives.acquire(demands, holder)
@@ -274,7 +274,7 @@ def test_a_limiter_that_begins_anew_keeps_to_the_number_of_connections() -> None
         leases = Leases(gate, "p")
         for _ in range(100):
             leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
-        gate.now_lives = RateLimiter(max_connections=4, clock=now)
+        gate.now_lives = RateLimiter(max_connections=4, clock=now, breaker=Breaker(900))
         leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
         tasks = [asyncio.create_task(leases.acquire(DEMAND)) for _ in range(10)]
         await asyncio.sleep(1)
@@ -288,7 +288,7 @@ def test_a_limiter_that_begins_anew_keeps_to_the_number_of_connections() -> None
 @pytest.mark.parametrize("kind", ["unsent", "rejected", "abandoned"])
 def test_a_lease_comes_back_whatever_became_of_the_request(kind: str) -> None:
     async def scenario() -> None:
-        gate = RateLimiter(max_connections=1, clock=now)
+        gate = RateLimiter(max_connections=1, clock=now, breaker=Breaker(900))
         leases = Leases(gate, "p")
         for _ in range(3):
             leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind=kind))  # type: ignore[arg-type]

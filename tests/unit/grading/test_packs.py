@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from evalgen.grading.desk import packs
+from evalgen.grading.desk import MOST_CHARS_OF_A_PACK, packs
 from evalgen.grading.prices import load_prices
 from evalgen.grading.question_text import PACK_REPLY_SCHEMA
 from evalgen.records import Question
@@ -65,6 +65,7 @@ MALFORMED = {
     "an index that is no number": pack_reply(entry(0), entry(1), entry("2"), entry(3)),
     "a verdict that is none": pack_reply(entry(0), entry(1), entry(2, "maybe"), entry(3)),
     "one key too many": pack_reply(entry(0), entry(1), entry(2, confidence=1), entry(3)),
+    "half a character": pack_reply(entry(0), entry(1), entry(2, reasoning="\ud83e"), entry(3)),
     "an entry that is no object": pack_reply(entry(0), entry(1), "equivalent", entry(3)),
 }
 
@@ -107,6 +108,12 @@ def test_only_questions_alike_but_for_their_completion_are_packed() -> None:
     found = [[(it.prompt, it.completion) for it in pack] for pack in packs([*asked, *other_prompt, *single])]
     assert [len(pack) for pack in found] == [3, 3, 1, 2, 1, 1]
     assert all(len({prompt for prompt, _ in pack}) == 1 for pack in found)
+
+
+def test_a_pack_has_no_more_text_than_one_request_should() -> None:
+    long = [question("x" * (MOST_CHARS_OF_A_PACK // 3) + str(number), pack_size=100) for number in range(5)]
+    huge = question("y" * (2 * MOST_CHARS_OF_A_PACK), pack_size=100)
+    assert [len(pack) for pack in packs([*long[:3], huge, *long[3:]])] == [2, 1, 1, 2]
 
 
 def test_a_pack_never_looks_like_a_single_question_to_the_cache() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,7 +17,7 @@ from evalgen.grading.breaker import Breaker
 from evalgen.grading.leases import Leases
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.presence import SILENCE_S
-from evalgen.grading.rate_limiter import RateLimiter
+from evalgen.grading.rate_limiter import PACE, RateLimiter
 from evalgen.grading.server_limits import announced_limits
 from evalgen.grading.token_bucket import HELD_S
 from evalgen.records import Limits
@@ -27,7 +28,9 @@ HOLDER = "a process"
 
 
 def limiter(max_connections: int = 1_000, *, breaker: Breaker | None = None, **limits: float) -> RateLimiter:
-    return RateLimiter(limits=Limits(**limits), max_connections=max_connections, breaker=breaker, clock=now)
+    return RateLimiter(
+        limits=Limits(**limits), max_connections=max_connections, breaker=breaker or Breaker(900), clock=now
+    )
 
 
 def demand(topic: str = "", num_bytes: int = 1000) -> Demand:
@@ -226,16 +229,40 @@ def test_until_the_server_has_said_what_its_limits_are_one_request_is_in_flight(
     run_in_virtual_time(scenario())
 
 
-def test_retry_after_holds_back_everyone() -> None:
+@pytest.mark.parametrize("kind", ["unsent", "abandoned", "failed"])
+def test_a_request_that_was_not_answered_says_nothing_of_the_servers_limits(kind: Any) -> None:
+    async def scenario() -> None:
+        gate = limiter()
+        for _ in range(3):
+            (lease,) = await gate.acquire([demand()] * 20, HOLDER)
+            await gate.settle([Outcome(lease=lease, kind=kind)])
+
+    run_in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize("kind", ["throttled", "failed"])
+def test_retry_after_holds_back_everyone(kind: Any) -> None:
     async def scenario() -> None:
         gate, started_at = limiter(), now()
         lease = await one(gate)
-        await gate.settle([Outcome(lease=lease, kind="throttled", retry_after_s=30)])
+        await gate.settle([Outcome(lease=lease, kind=kind, retry_after_s=30)])
         await one(gate, "another process")
         assert now() - started_at == pytest.approx(30)
-        assert gate.num_throttled == 1
+        assert gate.num_throttled == (kind == "throttled")
 
     run_in_virtual_time(scenario())
+
+
+def test_of_several_models_the_lowest_limit_holds_whichever_answered_last(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        gate = limiter()
+        for per_minute, model in [(4_000, "fast"), (50, "slow")] * 3:
+            (lease,) = await gate.acquire([replace(demand(), model=model)], HOLDER)
+            await gate.settle([answered(lease, limits=Limits(requests=per_minute))])
+        assert gate.state().limits.requests == PACE * 50
+
+    run_in_virtual_time(scenario())
+    assert caplog.text.count("the limit of requests a minute changed") == 1
 
 
 @pytest.mark.parametrize(("announced", "expected"), [(600, 600), (6_000, 1_200), (60, 60)])
@@ -422,7 +449,7 @@ def test_limits_that_drop_are_followed_within_seconds() -> None:
 @pytest.mark.parametrize(("per_minute", "max_connections"), [(0, 1), (-1, 1), (None, 0)])
 def test_a_limit_that_would_let_nothing_through_is_refused(per_minute: float | None, max_connections: int) -> None:
     with pytest.raises(AssertionError):
-        RateLimiter(limits=Limits(requests=per_minute), max_connections=max_connections)
+        RateLimiter(limits=Limits(requests=per_minute), max_connections=max_connections, breaker=Breaker(900))
 
 
 def test_its_state_says_what_became_of_requests_and_what_they_took() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from evalgen.grading.presence import SILENCE_S
+from evalgen.grading.presence import HEARTBEAT_S, SILENCE_S, say_still_here
 from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.records import Answer, Question, Verdict
 from evalgen.verdict_store import VerdictStore, graded_keys
@@ -207,5 +207,27 @@ def test_a_verdict_that_is_used_again_keeps_its_votes(tmp_path: Path, ended: boo
             store.close()
             (row,) = pq.read_table(directory / VERDICTS_FILE).to_pylist()
             assert tuple(row["votes"]) == split.votes and row["from_cache"]
+
+    run_in_virtual_time(scenario())
+
+
+def test_nobody_who_is_told_of_a_life_waits_for_one_that_does_not_listen() -> None:
+    class Away:
+        async def still_here(self, holder: str) -> None:
+            await asyncio.sleep(10 * SILENCE_S)
+
+    class Broken:
+        num_told = 0
+
+        async def still_here(self, holder: str) -> None:
+            self.num_told += 1
+            raise ConnectionError
+
+    async def scenario() -> None:
+        broken = Broken()
+        heartbeat = asyncio.create_task(say_still_here("a", [Away(), broken]))
+        await asyncio.sleep(SILENCE_S)
+        assert broken.num_told >= SILENCE_S // HEARTBEAT_S
+        heartbeat.cancel()
 
     run_in_virtual_time(scenario())

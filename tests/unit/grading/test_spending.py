@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from evalgen.errors import GradingBudgetSpent
 from evalgen.grading import spending as module
+from evalgen.grading.breaker import Breaker
 from evalgen.grading.limiter_records import Demand, Outcome
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.spending import Spending
@@ -57,7 +58,9 @@ def test_a_process_that_was_killed_with_requests_in_flight_has_paid_for_them(tmp
 
 def test_a_job_that_has_ended_has_nothing_in_flight(tmp_path: Path) -> None:
     async def scenario() -> None:
-        gate = RateLimiter(max_connections=5, spending=Spending(tmp_path, cap_usd=1.0, paid_usd=0.0))
+        gate = RateLimiter(
+            max_connections=5, spending=Spending(tmp_path, cap_usd=1.0, paid_usd=0.0), breaker=Breaker(900)
+        )
         for _ in range(3):
             leases = await gate.acquire([Demand(topic="", num_bytes=1, most_usd=0.1)] * 5, "")
             await gate.settle([Outcome(lease=lease, kind="answered", cost_usd=0.01) for lease in leases])
@@ -105,7 +108,7 @@ def test_what_is_charged_never_exceeds_the_cap(
 
     async def scenario() -> None:
         spending = Spending(tmp_path_factory.mktemp("verdicts"), cap, 0.0)
-        gate = RateLimiter(max_connections=connections, spending=spending)
+        gate = RateLimiter(max_connections=connections, spending=spending, breaker=Breaker(900))
 
         async def one(most_usd: float, share: float, is_known: bool) -> None:
             nonlocal charged
