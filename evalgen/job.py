@@ -103,10 +103,21 @@ def check_tokenizers(plans: Sequence[DatasetPlan]) -> None:
     tokenizers = {path: load_tokenizer(path) for path in sorted({p.checkpoint.tokenizer_path for p in plans})}
     for plan in plans:
         size, tokenizer = model_size(plan.checkpoint), tokenizers[plan.checkpoint.tokenizer_path]
+        _check_stop_strings(plan, tokenizer)
         if size.vocabulary is not None:
             check_vocabulary(tokenizer, size.vocabulary, plan.checkpoint)
         if size.positions is not None:
             _check_lengths(plan, tokenizer, size.positions)
+
+
+def _check_stop_strings(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase) -> None:
+    for stop in plan.settings.stop_strings:
+        if special := next((token for token in tokenizer.all_special_tokens if token in stop), None):
+            raise InputError(
+                f"stop_strings: found {stop!r}, but {special!r} is a special token of {plan.checkpoint.tokenizer_path} "
+                "and never in a text; to end completions there name its id as eos_token_id in the checkpoint's "
+                "generation_config.json"
+            )
 
 
 def _check_lengths(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase, positions: int) -> None:

@@ -45,21 +45,27 @@ def choose_num_replicas(config: JobConfig) -> int:
 class MakeReplica:
     """Makes the engine of a sampling process: a model replica on its GPUs, or on its share of the CPUs."""
 
+    num_replicas: int
     num_threads: int
     budget_bytes: int | None
 
     @classmethod
     def of_job(cls, config: JobConfig, num_replicas: int) -> MakeReplica:
-        return cls(num_threads=max(1, num_cpus() // num_replicas), budget_bytes=config.kv_budget_bytes)
+        num_threads = max(1, num_cpus() // num_replicas)
+        return cls(num_replicas=num_replicas, num_threads=num_threads, budget_bytes=config.kv_budget_bytes)
 
     def __call__(self) -> Engine:
         import os
 
         import torch
 
+        from evalgen.sampling.memory import free_bytes
         from evalgen.sampling.replica import Replica, own_device
 
         if (given := ray.get_gpu_ids()) and not torch.cuda.is_available():
             log.warning("Ray gave this replica GPU %s, and torch sees none: it samples on the CPU", given)
         torch.set_num_threads(min(self.num_threads, os.cpu_count() or 1))  # Ray sets OMP_NUM_THREADS to 1
-        return Replica(own_device(), self.budget_bytes)
+        device, budget_bytes = own_device(), self.budget_bytes
+        if budget_bytes is None and self.num_replicas > 1 and device == torch.device("cpu"):
+            budget_bytes = free_bytes([device]) // self.num_replicas  # all of them may be on this node
+        return Replica(device, budget_bytes)

@@ -10,18 +10,22 @@ import numpy as np
 
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions
+from evalgen.sampling.memory import Capacity
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import Ints, Nodes, SamplingResult
 from evalgen.sampling.tree import Tree
 
 
-def enumerate_completions(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None) -> SamplingResult:
+def enumerate_completions(
+    loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None, capacity: Capacity | None = None
+) -> SamplingResult:
     """Every completion of every prompt whose probability under the law is at least `unit.min_probability`.
 
-    By prompt, then by falling probability; equally probable ones by their tokens. No draws are attached.
+    By prompt, then by falling probability; equally probable ones by their tokens. No draws are attached. `budget_bytes`
+    and `capacity` as in `sample_tree`.
     """
     assert unit.min_probability is not None
-    result = Tree(loaded, unit, _Enumeration(unit.min_probability), budget_bytes).grow()
+    result = Tree(loaded, unit, _Enumeration(unit.min_probability), budget_bytes, capacity).grow()
     prompts = {query.id: index for index, query in enumerate(unit.queries)}
     by_probability = sorted(result.sequences, key=lambda s: (prompts[s.prompt_id], -s.logprob_sampling, s.token_ids))
     return SamplingResult(

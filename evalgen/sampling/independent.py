@@ -14,7 +14,7 @@ import torch
 
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions
-from evalgen.sampling.memory import limits_of, out_of_memory
+from evalgen.sampling.memory import Capacity, is_out_of_memory, limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import GREEDY_DRAW, Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import evaluate_prompts
@@ -24,8 +24,14 @@ from evalgen.tokenization import encode_prompt
 
 
 @torch.inference_mode()
-def sample_independently(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None) -> SamplingResult:
-    """Every draw of every prompt of `unit`, as many side by side as `budget_bytes` allows (None: as memory does)."""
+def sample_independently(
+    loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None, capacity: Capacity | None = None
+) -> SamplingResult:
+    """Every draw of every prompt of `unit`, as many side by side as `budget_bytes` allows (None: as memory does).
+
+    `capacity` as in `sample_tree`.
+    """
+    capacity = capacity or Capacity()
     unshared = replace(loaded, footprint=replace(loaded.footprint, shares_prompts=False))
     leaves: list[Leaves] = []
     evaluations = halvings = 0
@@ -34,10 +40,11 @@ def sample_independently(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: 
         side_by_side = limits_of(unshared, unit.law, len(prompt), budget_bytes).max_leaves
         to_do = all_draws(unit)
         while len(to_do):
-            draws = to_do[:side_by_side]
+            draws = to_do[: min(side_by_side, capacity.max_rows)]
             rounds = _rounds_or_none(unshared, unit, prompt_index, prompt, draws)
             if rounds is None:
-                side_by_side, halvings = len(draws) // 2, halvings + 1
+                capacity.halve(len(draws), are_prompts=False)
+                halvings += 1
                 continue
             evaluations += sum(evaluated for evaluated, _ in rounds)
             leaves += [some for _, ended in rounds for some in ended]
@@ -58,7 +65,9 @@ def _rounds_or_none(
     """
     try:
         return list(_rounds(loaded, unit, prompt_index, prompt, draws))
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         if len(draws) == 1:
             raise out_of_memory(loaded, len(prompt) + unit.law.max_new_tokens) from None
         return None

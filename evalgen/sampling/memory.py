@@ -7,15 +7,19 @@ wait for another to be done, which is why they are small. Each kind has half of 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
 from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
-from evalgen.sampling.model import LoadedModel
+
+if TYPE_CHECKING:
+    from evalgen.sampling.model import LoadedModel
 
 SHARE_OF_FREE_DEVICE_MEMORY = 0.8  # the rest is for activations and the allocator's gaps
 SHARE_OF_FREE_HOST_MEMORY = 0.3  # other processes live there too
@@ -33,14 +37,20 @@ class Limits:
     max_nodes: int
     max_prompt_tokens: int  # of a batch of prompts, padding included; one prompt may be longer
 
-    def halved(self, num_nodes: int) -> Limits:
-        """What to go on with after memory ran out with `num_nodes` nodes in one slice."""
-        half = max(1, num_nodes // 2)
-        return Limits(
-            max_leaves=min(self.max_leaves, half),
-            max_nodes=min(self.max_nodes, half),
-            max_prompt_tokens=self.max_prompt_tokens,
-        )
+
+@dataclass(kw_only=True)
+class Capacity:
+    """What a replica has found that its memory suffices for, by running out of it: for good, over all of its units."""
+
+    max_prompts: int = sys.maxsize  # evaluated together
+    max_rows: int = sys.maxsize  # prefixes
+
+    def halve(self, num_failed: int, are_prompts: bool) -> None:
+        """Memory did not suffice for so many of either."""
+        if are_prompts:
+            self.max_prompts = min(self.max_prompts, max(1, num_failed // 2))
+        else:
+            self.max_rows = min(self.max_rows, max(1, num_failed // 2))
 
 
 def limits_of(loaded: LoadedModel, law: SamplingLaw, longest_prompt: int, budget_bytes: int | None) -> Limits:
@@ -51,7 +61,7 @@ def limits_of(loaded: LoadedModel, law: SamplingLaw, longest_prompt: int, budget
     prefix = footprint.bytes_per_row + footprint.bytes_per_token * own_tokens  # at the greatest depth
     num_heads = getattr(loaded.model.config.get_text_config(), "num_attention_heads", 0)
     row = loaded.num_logits * BYTES_PER_LOGIT + longest_prompt * num_heads * BYTES_PER_ATTENTION_WEIGHT
-    max_rows = int(budget * SHARE_OF_ROWS) // row
+    max_rows = int(budget * SHARE_OF_ROWS / len(loaded.devices)) // row  # of a slice all is on one of them at a time
     per_kind = int(budget * (1 - SHARE_OF_PROMPTS - SHARE_OF_ROWS) / 2)
     return Limits(
         max_leaves=max(1, min(max_rows, per_kind // (prefix * 2))),  # parents and children at once
@@ -72,6 +82,11 @@ def _free_on_gpu(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     # The second is held by torch for later.
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on whatever device; on a CPU torch raises nothing more special for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def out_of_memory(loaded: LoadedModel, num_tokens: int) -> InputError:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from evalgen.errors import EvalgenError, InputError, LoadFailed
 from evalgen.records import Checkpoint
+from evalgen.sampling.memory import is_out_of_memory
 from evalgen.sampling.packed_linear import pack_linears
 from evalgen.sampling.prefixes import Footprint, footprint_of
 from evalgen.tokenization import check_vocabulary, load_tokenizer
@@ -67,7 +68,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
     except torch.AcceleratorError:
         raise  # the device is broken, whatever is loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        may_pass = isinstance(error, OSError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+        may_pass = isinstance(error, OSError) or is_out_of_memory(error)
         kind: type[EvalgenError] = LoadFailed if may_pass else InputError
         raise kind(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
     model, report = loaded
@@ -75,6 +76,8 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
     wanting = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wanting:
         raise InputError(f"checkpoint {checkpoint.path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # transformers 5.17 has another for these, which leaves the softcap out
     try:
         tokenizer = load_tokenizer(checkpoint.tokenizer_path)
     except InputError as error:  # the driver has read it: this node does not see it

@@ -13,7 +13,7 @@ from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.samples import samples_table
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.independent import sample_independently
-from evalgen.sampling.memory import free_bytes
+from evalgen.sampling.memory import Capacity
 from evalgen.sampling.model import SPREAD, Device, LoadedModel, load_model, read_ahead
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
@@ -47,6 +47,7 @@ class Replica:
         """`budget_bytes` is for what is kept between evaluations; None: a share of the memory that is free then."""
         self._device = device
         self._budget_bytes = budget_bytes
+        self._capacity = Capacity()
         self._ran_out_of_memory = False
         self._held: _Held | None = None
 
@@ -62,8 +63,10 @@ class Replica:
         if next_checkpoint:
             read_ahead(next_checkpoint)
         ready = time.perf_counter()
-        result = SAMPLERS[unit.sampler](loaded, unit, self._budget_bytes)
-        self._note_halvings(result.out_of_memory_halvings, loaded)
+        result = SAMPLERS[unit.sampler](loaded, unit, self._budget_bytes, self._capacity)
+        if result.out_of_memory_halvings and not self._ran_out_of_memory:
+            log.warning("out of memory while sampling; going on with smaller batches, no draw is lost")
+            self._ran_out_of_memory = True
         table = samples_table(unit, result.sequences, loaded.tokenizer)
         num_prefixes = distinct_prefixes(result.sequences)
         if unit.sampler == "tree":
@@ -80,15 +83,6 @@ class Replica:
             weights_digest=digest,
             kv_bytes=result.kv_bytes,
         )
-
-    def _note_halvings(self, halvings: int, loaded: LoadedModel) -> None:
-        """The next unit begins with what sufficed for this one."""
-        if not halvings:
-            return
-        if not self._ran_out_of_memory:
-            log.warning("out of memory while sampling; going on with smaller batches, no draw is lost")
-        self._ran_out_of_memory = True
-        self._budget_bytes = (self._budget_bytes or free_bytes(loaded.devices)) >> halvings
 
     def _hold(self, checkpoint: Checkpoint, dtype: str) -> _Held:
         if self._held is None or (self._held.checkpoint, self._held.dtype) != (checkpoint, dtype):

@@ -21,7 +21,7 @@ from torch import Tensor
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions, Picks
-from evalgen.sampling.memory import limits_of, out_of_memory
+from evalgen.sampling.memory import Capacity, is_out_of_memory, limits_of, out_of_memory
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import GREEDY_DRAW, Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import Prefixes, evaluate_prompts, kept_bytes
@@ -49,12 +49,15 @@ class _Slice:
     parents: Prefixes | None  # None: roots, the prompts are to be evaluated
 
 
-def sample_tree(loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None) -> SamplingResult:
+def sample_tree(
+    loaded: LoadedModel, unit: SamplingUnit, budget_bytes: int | None = None, capacity: Capacity | None = None
+) -> SamplingResult:
     """Every draw of every prompt of `unit`; the same tokens, draw for draw, as `sample_independently`.
 
-    `budget_bytes` is for all that is kept between evaluations; None: a share of the memory that is free now.
+    `budget_bytes` is for all that is kept between evaluations; None: a share of the memory that is free now. `capacity`
+    is kept to, and learns; None: nothing is known of it.
     """
-    return Tree(loaded, unit, Drawing(unit), budget_bytes).grow()
+    return Tree(loaded, unit, Drawing(unit), budget_bytes, capacity).grow()
 
 
 class Drawing:
@@ -104,13 +107,21 @@ def _random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
 class Tree:
     """Grows the trees of all prompts of a unit."""
 
-    def __init__(self, loaded: LoadedModel, unit: SamplingUnit, growth: Growth, budget_bytes: int | None) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        unit: SamplingUnit,
+        growth: Growth,
+        budget_bytes: int | None,
+        capacity: Capacity | None = None,
+    ) -> None:
         self._loaded = loaded
         self._unit = unit
         self._growth = growth
         self._stopping = Stopping(loaded, unit.law)
         self._prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in unit.queries]
         self._limits = limits_of(loaded, unit.law, max(map(len, self._prompts)), budget_bytes)
+        self._capacity = capacity or Capacity()
         self._evaluations = 0
         self._halvings = 0
         self._kv_bytes = 0
@@ -131,12 +142,18 @@ class Tree:
     def _step(self, stack: list[_Slice], leaves: list[Leaves]) -> None:
         """Expands the slice on top of the stack. A method of its own, so that nothing of it outlives it."""
         waiting = stack.pop()
+        if len(waiting.nodes) > self._most_nodes(waiting):  # since it was cut memory has run out
+            stack.extend(self._cut(waiting))
+            return
         try:
             children = self._expanded(waiting)
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             children = None  # what the failed evaluation holds is let go when this block ends, and not before
         if children is None:
-            stack.extend(self._halved(waiting))
+            self._note_failure(waiting)
+            stack.extend(self._cut(waiting))
             return
         self._evaluations += len(waiting.nodes)
         parents = {id(each.parents): each.parents for each in (*stack, waiting, children)}
@@ -176,17 +193,28 @@ class Tree:
         return evaluate_prompts(self._loaded.model, prompts, self._loaded.footprint.shares_prompts)
 
     def _cut(self, whole: _Slice) -> Iterator[_Slice]:
-        """Slices that the limits allow, each with as many nodes as they do."""
+        """Slices, or batches of prompts, that the limits allow, each with as many nodes as they do."""
+        most = self._most_nodes(whole)
         leaves = self._growth.most_leaves(whole.nodes)
         start = 0
         while start < len(whole.nodes):
-            by_leaves = int(np.searchsorted(leaves[start:].cumsum(), self._limits.max_leaves, side="right"))
-            stop = start + max(by_leaves, self._limits.max_nodes)
+            stop = start + most
+            if whole.parents is not None:
+                by_leaves = int(np.searchsorted(leaves[start:].cumsum(), self._limits.max_leaves, side="right"))
+                stop = start + min(most, max(by_leaves, self._limits.max_nodes))
             yield _Slice(nodes=whole.nodes.part(start, stop), parents=whole.parents)
             start = stop
 
-    def _halved(self, failed: _Slice) -> Iterator[_Slice]:
-        """A slice, or a batch of prompts, that memory did not suffice for, in parts."""
+    def _most_nodes(self, waiting: _Slice) -> int:
+        """What memory suffices for, as far as is known."""
+        return self._capacity.max_prompts if waiting.parents is None else self._capacity.max_rows
+
+    def _note_failure(self, failed: _Slice) -> None:
+        """Memory did not suffice.
+
+        Raises:
+            InputError: it does not for a single node.
+        """
         num_nodes = len(failed.nodes)
         if num_nodes == 1:
             prompt = self._prompts[int(failed.nodes.prompts[0])]
@@ -194,8 +222,4 @@ class Tree:
         self._halvings += 1
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
-        if failed.parents is not None:
-            self._limits = self._limits.halved(num_nodes)
-            return self._cut(failed)
-        halves = (failed.nodes.part(0, num_nodes // 2), failed.nodes.part(num_nodes // 2, num_nodes))
-        return (_Slice(nodes=half, parents=None) for half in halves)
+        self._capacity.halve(num_nodes, are_prompts=failed.parents is None)

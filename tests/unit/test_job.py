@@ -22,6 +22,7 @@ from evalgen.files import whole_directory
 from evalgen.job import DatasetPlan, resolve_job
 from evalgen.records import SamplingUnit
 from evalgen.sampling.model import load_model
+from evalgen.tokenization import load_tokenizer
 from evalgen.units import plan_units
 from tests.unit.tiny import INNER_RUN, MAYORS, mayor_prompt, plan_of, query
 
@@ -124,6 +125,13 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tiny_run: Path, tmp_path: Path
     config.write_text(config.read_text().replace('"vocab_size": ', '"vocab_size": 100, "was": '))
     with pytest.raises(InputError, match=r"does not fit checkpoint .* the model has 100"):
         resolve_job(config_of(run))
+
+
+def test_a_stop_string_that_no_text_can_have_is_refused(tiny_run: Path) -> None:
+    (plan,) = resolve_job(config_of(tiny_run, "--stop_strings", "Grace"))
+    special = load_tokenizer(plan.checkpoint.tokenizer_path).all_special_tokens[0]
+    with pytest.raises(InputError, match=r"is a special token of .* and never in a text; .* eos_token_id"):
+        resolve_job(config_of(tiny_run, "--stop_strings", f"x{special}"))
 
 
 def test_a_run_without_eval_datasets_or_tokenizer_is_refused(tiny_run: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,31 @@ def source_rows(tokenizer: PreTrainedTokenizerFast) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+# What torch 2.13 says where a CPU has no more.
+CPU_OUT_OF_MEMORY = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+
+@dataclass
+class Limited:
+    """A model whose device has memory for so many rows."""
+
+    model: Any
+    max_rows: int = 10**9
+    max_prompts: int = 10**9
+    error: RuntimeError = field(default_factory=lambda: torch.OutOfMemoryError("simulated"))
+
+    def __post_init__(self) -> None:
+        self.rows: list[int] = []
+        self.failures = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, *, input_ids: torch.Tensor, **options: Any) -> Any:
+        if len(input_ids) > (self.max_rows if input_ids.shape[1] == 1 else min(self.max_rows, self.max_prompts)):
+            self.failures += 1
+            raise self.error
+        self.rows.append(len(input_ids))
+        return self.model(input_ids=input_ids, **options)

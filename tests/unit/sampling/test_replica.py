@@ -8,6 +8,7 @@ import subprocess
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ from evalgen.sampling import replica, weights_digest
 from evalgen.sampling.model import read_ahead
 from evalgen.sampling.replica import Replica
 from evalgen.sampling.weights_digest import WeightsDigest, weight_files
-from tests.unit.tiny import MAYORS, law, mayor_prompt, query, unit_of
+from tests.unit.tiny import MAYORS, Limited, law, mayor_prompt, query, unit_of
 from tests.waiting import wait_until
+
+INEXACT = ("token_logprobs", "logprob", "logprob_sampling", "token_logprobs_sampling")
 
 
 @pytest.fixture
@@ -45,8 +48,7 @@ def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
     tree, cost = ours.sample(few)
     independent, slow = ours.sample(replace(few, sampler="independent"))
     assert {True, False} == set(tree["is_greedy"].to_pylist())
-    drop = ("token_logprobs", "logprob", "logprob_sampling", "token_logprobs_sampling")
-    assert tree.drop_columns(drop).to_pylist() == independent.drop_columns(drop).to_pylist()
+    assert tree.drop_columns(INEXACT).to_pylist() == independent.drop_columns(INEXACT).to_pylist()
     # All of a prompt, the greedy one too, are drawn from one evaluation at first, the prompt's own.
     rows = [(len(s.token_ids), s.sample_count + s.is_greedy) for s in samples_of(independent)]
     tokens = sum(length * count for length, count in rows)
@@ -161,3 +163,23 @@ def test_weights_that_cannot_be_read_again_fail_the_unit_and_not_the_next(
     _, cost = ours.sample(own)
     assert cost.weights_digest == WeightsDigest(weight_files(own.checkpoint.path)).result()
     assert cost.load_s > 0.001, "it was read again"
+
+
+@pytest.mark.parametrize(("sampler", "room"), [("tree", {"max_prompts": 2}), ("independent", {"max_rows": 10})])
+def test_what_memory_suffices_for_is_learned_once_and_no_less_is_used(
+    unit: SamplingUnit, sampler: Literal["tree", "independent"], room: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of prompts that failed says nothing of what else there is room for."""
+    hot = replace(unit.law, temperature=1.5)
+    ours, some = Replica(torch.device("cpu")), replace(unit, sampler=sampler, num_draws=12, law=hot)
+    (expected, free), _ = ours.sample(some), ours.sample(some)
+    assert ours._held is not None
+    limited = Limited(ours._held.loaded.model, **room)
+    ours._held = replace(ours._held, loaded=replace(ours._held.loaded, model=limited))  # type: ignore[arg-type]
+    costs = [ours.sample(some)[1] for _ in range(4)]
+    assert 0 < costs[0].out_of_memory_halvings <= 5
+    assert [cost.out_of_memory_halvings for cost in costs[1:]] == [0, 0, 0]
+    if sampler == "tree":
+        assert [cost.model_evaluations for cost in costs] == [free.model_evaluations] * 4
+        assert max(limited.rows) > room["max_prompts"]
+    assert ours.sample(some)[0].drop_columns(INEXACT).equals(expected.drop_columns(INEXACT))

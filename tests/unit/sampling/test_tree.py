@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +18,18 @@ from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
-from tests.unit.tiny import EOS, draws_of, law, loaded, mayor_prompt, query, random_model, unit_of
+from tests.unit.tiny import (
+    CPU_OUT_OF_MEMORY,
+    EOS,
+    Limited,
+    draws_of,
+    law,
+    loaded,
+    mayor_prompt,
+    query,
+    random_model,
+    unit_of,
+)
 
 QUERIES = [query(p) for p in (mayor_prompt("Tokyo"), "a", mayor_prompt("São Paulo"), "Alice Chen died on", "Q: Who")]
 LONG_LAW = law(temperature=1.5, max_new_tokens=6)
@@ -103,7 +114,7 @@ def test_the_seed_changes_the_draws(diverse: LoadedModel) -> None:
 def test_draws_do_not_depend_on_the_slices(diverse: LoadedModel, budget_bytes: int) -> None:
     unit = unit_of(QUERIES, law=LONG_LAW, num_draws=25)
     whole = sample_tree(diverse, unit)
-    limited = _Limited(diverse.model)
+    limited = Limited(diverse.model)
     sliced = sample_tree(replace(diverse, model=limited), unit, budget_bytes)  # type: ignore[arg-type]
     assert draws_of(sliced) == draws_of(whole)
     assert sliced.model_evaluations == whole.model_evaluations == distinct_prefixes(whole.sequences)
@@ -111,33 +122,13 @@ def test_draws_do_not_depend_on_the_slices(diverse: LoadedModel, budget_bytes: i
         assert max(limited.rows) == 1
 
 
-@dataclass
-class _Limited:
-    """A model whose device has memory for so many rows."""
-
-    model: Any
-    max_rows: int = 10**9
-    max_prompts: int = 10**9
-
-    def __post_init__(self) -> None:
-        self.rows: list[int] = []
-        self.failures = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
-
-    def __call__(self, *, input_ids: torch.Tensor, **options: Any) -> Any:
-        if len(input_ids) > (self.max_rows if input_ids.shape[1] == 1 else min(self.max_rows, self.max_prompts)):
-            self.failures += 1
-            raise torch.OutOfMemoryError("simulated")
-        self.rows.append(len(input_ids))
-        return self.model(input_ids=input_ids, **options)
-
-
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("simulated"), CPU_OUT_OF_MEMORY], ids=["GPU", "CPU"])
 @pytest.mark.parametrize("max_rows", [1, 3, 10])
-def test_out_of_memory_halves_the_slice_and_loses_no_draw(diverse: LoadedModel, max_rows: int) -> None:
+def test_out_of_memory_halves_the_slice_and_loses_no_draw(
+    diverse: LoadedModel, max_rows: int, error: RuntimeError
+) -> None:
     unit = unit_of(QUERIES, law=LONG_LAW, num_draws=25)
-    limited = _Limited(diverse.model, max_rows)
+    limited = Limited(diverse.model, max_rows, error=error)
     result = sample_tree(replace(diverse, model=limited), unit)
     assert draws_of(result) == draws(diverse, unit)
     assert result.out_of_memory_halvings == limited.failures > 0
@@ -145,7 +136,7 @@ def test_out_of_memory_halves_the_slice_and_loses_no_draw(diverse: LoadedModel, 
 
 
 def test_a_size_that_ran_out_of_memory_is_not_tried_again(diverse: LoadedModel) -> None:
-    limited = _Limited(diverse.model, 10)
+    limited = Limited(diverse.model, 10)
     sample_tree(replace(diverse, model=limited), unit_of(QUERIES, law=LONG_LAW, num_draws=25))
     assert limited.failures <= 7  # 125 nodes at most: 125, 63, 32, 16 are too many, 8 fit
 
@@ -155,11 +146,11 @@ def test_out_of_memory_with_a_single_sequence_is_an_error_that_says_what_to_do(
     diverse: LoadedModel, sampler: Callable[..., Any]
 ) -> None:
     with pytest.raises(InputError, match=r"out of memory on cpu with one sequence of .* give fewer --num_replicas"):
-        sampler(replace(diverse, model=_Limited(diverse.model, 0)), unit_of(QUERIES))
+        sampler(replace(diverse, model=Limited(diverse.model, 0)), unit_of(QUERIES))
 
 
 def test_out_of_memory_while_reading_prompts_leaves_the_slices_as_large(diverse: LoadedModel) -> None:
-    limited = _Limited(diverse.model)
+    limited = Limited(diverse.model)
     limited.max_prompts = 2
     result = sample_tree(replace(diverse, model=limited), unit_of(QUERIES, law=LONG_LAW, num_draws=40))
     assert draws_of(result) == draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=40))
@@ -167,16 +158,23 @@ def test_out_of_memory_while_reading_prompts_leaves_the_slices_as_large(diverse:
     assert max(limited.rows) > 40
 
 
+def test_an_error_that_is_not_of_memory_is_raised(diverse: LoadedModel) -> None:
+    for sampler in (sample_tree, sample_independently):
+        with pytest.raises(RuntimeError, match="the device is broken"):
+            limited = Limited(diverse.model, 3, error=RuntimeError("the device is broken"))
+            sampler(replace(diverse, model=limited), unit_of(QUERIES, law=LONG_LAW, num_draws=25))  # type: ignore[arg-type]
+
+
 def test_independent_draws_survive_running_out_of_memory(diverse: LoadedModel) -> None:
     unit = unit_of(QUERIES, law=LONG_LAW, num_draws=25)
-    limited = _Limited(diverse.model, 4)
+    limited = Limited(diverse.model, 4)
     result = sample_independently(replace(diverse, model=limited), unit)
     assert draws_of(result) == draws(diverse, unit)
     assert result.out_of_memory_halvings == limited.failures > 0
 
 
 def test_a_prompt_is_evaluated_once_whatever_the_number_of_draws(tiny: LoadedModel) -> None:
-    limited = _Limited(tiny.model)
+    limited = Limited(tiny.model)
     unit = unit_of([query(mayor_prompt("Tokyo"))], law=law(temperature=0.01, max_new_tokens=5), num_draws=1000)
     result = sample_tree(replace(tiny, model=limited), unit)
     assert sum(limited.rows) == result.model_evaluations == distinct_prefixes(result.sequences) <= 10
