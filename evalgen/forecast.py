@@ -1,17 +1,18 @@
-"""What a job would ask of its judges and cost at most, before anything is loaded or made: `--dry_run`."""
+"""What a job would ask of its judges and cost at most, before a model is loaded or anything made: `--dry_run`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
-from evalgen.grading.messages import message_params, model_name
+from evalgen.grading.messages import message_params, model_name, pack_params
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.job import DatasetPlan
-from evalgen.records import BATCH_PREFIX
+from evalgen.records import BATCH_PREFIX, Question
 
 CHARS_OF_A_TOKEN = 4  # of the longest completions that are likely; few tokens are longer
 BYTES_OF_A_TOKEN = 3.5  # of what the judge is sent; English text has four or more
@@ -30,7 +31,8 @@ class DatasetForecast:
     most_questions: int  # if every draw gave another completion, none the greedy one, and no verdict were known yet
     most_calls: int
     usd_per_thousand: float | None  # for a thousand questions, with replies of `REPLY_TOKENS`; None: price unknown
-    most_usd: float | None  # the same for all of them
+    likely_usd: float | None  # the same for all of them
+    most_usd: float | None  # if every reply were as long as it may be; a question may yet be asked a second time
 
 
 def forecast(plans: Sequence[DatasetPlan], prices: PriceList) -> list[DatasetForecast]:
@@ -63,31 +65,51 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.model in OFFLINE_GRADERS
     usd = 0.0 if is_free else _usd_per_question(plan, prices, min(plan.grader.pack_size, of_prompt))
-    calls_of_prompt = -(-of_prompt // plan.grader.pack_size) * plan.grader.num_votes
+    most_calls = 0 if is_free else num_prompts * -(-of_prompt // plan.grader.pack_size) * plan.grader.num_votes
     return DatasetForecast(
         name=plan.name,
         grader_model=plan.grader.model,
         num_prompts=num_prompts,
         num_draws=None if settings.min_probability else num_prompts * settings.num_generations,
         most_questions=most_questions,
-        most_calls=0 if is_free else num_prompts * calls_of_prompt,
+        most_calls=most_calls,
         usd_per_thousand=None if usd is None else 1000 * usd,
-        most_usd=None if usd is None else most_questions * usd,
+        likely_usd=None if usd is None else most_questions * usd,
+        most_usd=None if usd is None else most_calls * _most_usd_per_call(plan, prices),
     )
 
 
 def _usd_per_question(plan: DatasetPlan, prices: PriceList, pack_size: int) -> float | None:
-    """With as long a completion as there may be; what a pack shares is counted once for all of it."""
-    completion = "x" * (CHARS_OF_A_TOKEN * plan.settings.max_new_tokens)
-    longest = max(plan.queries, key=lambda query: len(query.prompt) + len(query.reference))
-    params = message_params(plan.question(longest, completion))
+    """What a pack shares is counted once for all of it."""
+    params = message_params(_longest_question(plan))
     system_tokens = len(params["system"].encode()) / BYTES_OF_A_TOKEN + HIDDEN_TOKENS
     user_tokens = len(params["messages"][0]["content"].encode()) / BYTES_OF_A_TOKEN
     input_tokens = round(system_tokens / pack_size + user_tokens)
     usd = prices.cost_usd(_model(plan), input_tokens, REPLY_TOKENS)
     if usd is None:
         return None
-    return usd * plan.grader.num_votes * (BATCH_DISCOUNT if plan.grader.model.startswith(BATCH_PREFIX) else 1)
+    return usd * plan.grader.num_votes * _discount(plan)
+
+
+def _most_usd_per_call(plan: DatasetPlan, prices: PriceList) -> float:
+    """What a cap would set aside for it."""
+    if plan.grader.model in OFFLINE_GRADERS:
+        return 0.0
+    question, size = _longest_question(plan), plan.grader.pack_size
+    params = message_params(question) if size == 1 else pack_params([question] * size)
+    num_bytes = len(json.dumps(params, ensure_ascii=False).encode())
+    return prices.most_usd(_model(plan), num_bytes, params["max_tokens"]) * _discount(plan)
+
+
+def _longest_question(plan: DatasetPlan) -> Question:
+    """About as long a completion as is likely."""
+    completion = "x" * (CHARS_OF_A_TOKEN * plan.settings.max_new_tokens)
+    longest = max(plan.queries, key=lambda query: len(query.prompt) + len(query.reference))
+    return plan.question(longest, completion)
+
+
+def _discount(plan: DatasetPlan) -> float:
+    return BATCH_DISCOUNT if plan.grader.model.startswith(BATCH_PREFIX) else 1.0
 
 
 def _model(plan: DatasetPlan) -> str:

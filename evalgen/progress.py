@@ -27,7 +27,6 @@ class StoreFigures:
     """What a job's store knows. The first five are right whatever died; the others count since its process began."""
 
     schedule: ScheduleFigures
-    num_units: int  # that this part of the job has to sample
     num_draws: int  # of units that are sampled
     num_distinct: int  # completions that these gave, unit by unit
     num_questions: int  # completions that are judged in the pipeline: of these, and greedy ones that no draw gave
@@ -209,7 +208,6 @@ class Carried:
 
 NOTHING_STORED = StoreFigures(
     schedule=ScheduleFigures(),
-    num_units=0,
     num_draws=0,
     num_distinct=0,
     num_questions=0,

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 from evalgen.assembly import AssembledDataset
+from evalgen.errors import JobStopped
 from evalgen.grading.votes import Agreement
 from evalgen.job import DatasetPlan
 from evalgen.records import Verdict, VerdictKind
@@ -150,6 +151,16 @@ def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[Pr
         )
         for prompt in assembled.prompts
     ]
+
+
+def check_any_graded(datasets: Sequence[DatasetStatistics]) -> None:
+    """
+    Raises:
+        JobStopped: questions were asked, and none got a verdict.
+    """
+    num_ungraded = sum(dataset.num_ungraded for dataset in datasets)
+    if num_ungraded and not any(dataset.num_graded for dataset in datasets):
+        raise JobStopped(f"none of {num_ungraded} questions got a verdict: left_out.json of each dataset says why")
 
 
 def summary(

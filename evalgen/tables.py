@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from evalgen.experiment import Experiment
 from evalgen.forecast import REPLY_TOKENS, DatasetForecast
+from evalgen.grading.messages import MAX_TOKENS
 from evalgen.plain_lines import print_lines
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
@@ -49,11 +50,11 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
             f"{dataset.most_questions:,}",
             f"{dataset.most_calls:,}",
             _dollars(dataset.usd_per_thousand),
-            _dollars(dataset.most_usd),
+            _dollars(dataset.likely_usd),
         )
         lines.append(f"{dataset.name}  ({dataset.grader_model})")
         lines.append("".join(it.rjust(width) for it, (_, width) in zip(figures, FORECAST_COLUMNS, strict=True)))
-    costs = [dataset.most_usd for dataset in datasets]
+    costs = [dataset.likely_usd for dataset in datasets]
     num_prompts, num_questions = (
         sum(getattr(it, name) for it in datasets) for name in ("num_prompts", "most_questions")
     )
@@ -62,9 +63,11 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
     if None in costs:
         lines.append("A price is unknown: add it to a file like configs/prices.yaml and give --prices_path")
     elif any(costs):
-        lines.append(
-            f"Prices of {prices_as_of}. Draws at a low temperature repeat: most jobs ask a small part of this."
-        )
+        most = sum(dataset.most_usd or 0.0 for dataset in datasets)
+        lines += [
+            f"{_dollars(most)} if each reply had the {MAX_TOKENS:,} tokens that it may have. Prices of {prices_as_of}.",
+            "Draws at a low temperature repeat: most jobs ask a small part of this.",
+        ]
     if cap_usd is not None:
         lines.append(f"--max_grading_cost_usd stops the job, resumable, before it has cost more than ${cap_usd:,.2f}")
     print_lines(lines)

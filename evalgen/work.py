@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,17 +32,17 @@ class Work:
 
 def remaining_work(experiment: Experiment, plans: Sequence[DatasetPlan], num_replicas: int) -> Work:
     """Damaged files of the experiment count as absent."""
-    store = UnitStore(experiment.samples)
     graded = graded_keys(experiment.verdicts)
     plan_of = {plan.name: plan for plan in plans}
-    return Work(
-        units=plan_units(plans, num_replicas, store.ranges()),
-        ungraded=[
-            unit
-            for unit in store.stored
-            if not graded.issuperset(q.key for q in questions_of_unit(store, unit, plan_of[unit.dataset]))
-        ],
-    )
+    with closing(UnitStore(experiment.samples)) as store:
+        return Work(
+            units=plan_units(plans, num_replicas, store.ranges()),
+            ungraded=[
+                unit
+                for unit in store.stored
+                if not graded.issuperset(q.key for q in questions_of_unit(store, unit, plan_of[unit.dataset]))
+            ],
+        )
 
 
 def write_units(path: Path, units: Iterable[SamplingUnit]) -> None:

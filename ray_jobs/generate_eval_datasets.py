@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalgen.config import JobConfig, check_can_write, load_config
+from evalgen.config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.job_log import JobLog
+from evalgen.load_config import check_can_write, load_config
 from evalgen.timings import Timings
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
@@ -25,6 +27,9 @@ from ray_jobs.stop import Resumable
 if TYPE_CHECKING:
     from evalgen.experiment import Experiment
     from evalgen.job import DatasetPlan
+    from evalgen.schedule import FailedUnit
+    from evalgen.wandb_log import WandbLog
+    from ray_jobs.cluster import RayEnd
     from ray_jobs.sampling import Engine
 
 
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show_forecast(config: JobConfig) -> None:
-    """What the job would ask and cost at most. Nothing is loaded or made."""
+    """What the job would ask and cost at most. No model is loaded, and nothing made."""
     from evalgen.forecast import check_prices, forecast
     from evalgen.grading.prices import load_prices
     from evalgen.job import check_tokenizers, plan_datasets
@@ -72,7 +77,7 @@ def run_job(
         with timings.stage("resolve"):  # imported where it is needed: --help and the errors of a user wait for nothing
             from evalgen.forecast import check_prices
             from evalgen.grading.prices import load_prices
-            from evalgen.job import asked_in_batches, plan_datasets
+            from evalgen.job import plan_datasets
 
             plans = plan_datasets(config)
             check_prices(config, plans, load_prices(config.prices))
@@ -81,9 +86,9 @@ def run_job(
 
                 check_can_push(config.push_to_hub)
         with timings.stage("import"):
+            import ray_jobs.pipeline  # noqa: F401 (used later, but here it is seen how long it takes)
             from evalgen.experiment import Experiment
             from ray_jobs.cluster import ray_session
-            from ray_jobs.pipeline import sample_and_grade
             from ray_jobs.replicas import MakeReplica, choose_num_replicas
 
         experiment = Experiment(Path(config.resume)) if config.resume else Experiment.named(config)
@@ -92,63 +97,98 @@ def run_job(
             Resumable(experiment.directory, is_begun=bool(config.resume)) as resumable,
             ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as ray_end,
         ):
-            from evalgen.finish import write_datasets
-            from evalgen.live_view import LiveView
-            from evalgen.presentation import present
-            from evalgen.schedule import FailedUnit
-            from evalgen.statistics import summary
-            from evalgen.tables import print_results
             from evalgen.wandb_log import WandbLog
-            from evalgen.work import incomplete, missing_prompts, remaining_work
 
+            num_replicas = choose_num_replicas(config)
             if not config.resume:
                 experiment.make_directory()
-            log_to_stdout = config.logging_type == "stdout"
-            is_quiet = config.quiet or log_to_stdout
-            failed: list[FailedUnit] = []
             with (
                 experiment.begun(config, plans),
                 WandbLog(config, experiment) as wandb_log,
                 ray_end,  # here too, before what may wait for the network
             ):
                 resumable.begun()
-                job_log.open(experiment.log_file, to_stdout=log_to_stdout)
-                num_replicas = choose_num_replicas(config)
-                with timings.stage("plan"):
-                    work = remaining_work(experiment, plans, num_replicas)
+                job_log.open(experiment.log_file, to_stdout=config.logging_type == "stdout")
                 make_engine = make_engine or MakeReplica.of_job(config, num_replicas)
-                with timings.stage("sample_and_grade"), LiveView(is_quiet) as view:
-                    show = (view.show, wandb_log.show)
-                    for unit in sample_and_grade(config, experiment, plans, work, num_replicas, make_engine, show):
-                        failed += [unit] if isinstance(unit, FailedUnit) else []
-                # Within Ray, so that dashboard and metrics show a job that waits for hours. No replica is left by then.
-                if in_batches := asked_in_batches(plans):
-                    with timings.stage("grade_in_batches"), LiveView(is_quiet) as view:
-                        from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it: it takes a second
-                        from ray_jobs.metrics import BatchMetrics
-
-                        shows = (view.show_batches, wandb_log.show, BatchMetrics().export)
-                        grade_stored_in_batches(config, experiment, in_batches, shows)
-                ray_end.begin()
-                missing = missing_prompts(failed)
-                with timings.stage("assemble"):
-                    datasets, prompts = write_datasets(experiment, plans, missing, timings)
-                experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
-                with timings.stage("report"):
-                    present(experiment)
-                ray_end.wait()
-                if config.push_to_hub:
-                    with timings.stage("push_to_hub"):
-                        from evalgen.hub import push_or_warn
-
-                        push_or_warn(experiment, config.push_to_hub)
-                job_summary = summary(datasets, prompts, timings.whole())
-                experiment.write_summary(config, job_summary)  # again, with the seconds of what was made from the first
-                wandb_log.finish(job_summary)
-                print_results(experiment, datasets, timings)
-                if failed:
-                    raise JobStopped(incomplete(missing, failed))
+                job = _Job(config, experiment, plans, timings, wandb_log)
+                failed = job.sample_and_judge(num_replicas, make_engine)
+                job.write_results(failed, ray_end)
     return experiment
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What follows when its directory and a Ray are there."""
+
+    config: JobConfig
+    experiment: Experiment
+    plans: Sequence[DatasetPlan]
+    timings: Timings
+    wandb_log: WandbLog
+
+    def sample_and_judge(self, num_replicas: int, make_engine: Callable[[], Engine]) -> list[FailedUnit]:
+        """All that the experiment lacks. Returns what could not be sampled.
+
+        Raises:
+            JobStopped: the job cannot go on.
+        """
+        from evalgen.job import asked_in_batches
+        from evalgen.live_view import LiveView
+        from evalgen.schedule import FailedUnit
+        from evalgen.work import remaining_work
+        from ray_jobs.pipeline import sample_and_grade
+
+        config, experiment, plans = self.config, self.experiment, self.plans
+        is_quiet = config.quiet or config.logging_type == "stdout"
+        with self.timings.stage("plan"):
+            work = remaining_work(experiment, plans, num_replicas)
+        with self.timings.stage("sample_and_grade"), LiveView(is_quiet) as view:
+            show = (view.show, self.wandb_log.show)
+            units = sample_and_grade(config, experiment, plans, work, num_replicas, make_engine, show)
+            failed = [unit for unit in units if isinstance(unit, FailedUnit)]
+        # Within Ray, so that dashboard and metrics show a job that waits for hours. No replica is left by then.
+        if in_batches := asked_in_batches(plans):
+            with self.timings.stage("grade_in_batches"), LiveView(is_quiet) as view:
+                from evalgen.batch_stage import grade_stored_in_batches  # few jobs need it: it takes a second
+                from ray_jobs.metrics import BatchMetrics
+
+                shows = (view.show_batches, self.wandb_log.show, BatchMetrics().export)
+                grade_stored_in_batches(config, experiment, in_batches, shows)
+        return failed
+
+    def write_results(self, failed: Sequence[FailedUnit], ray_end: RayEnd) -> None:
+        """Datasets, figures and report, while Ray ends.
+
+        Raises:
+            JobStopped: some prompts could not be sampled, or no question got a verdict. Everything else is written.
+        """
+        from evalgen.finish import write_datasets
+        from evalgen.presentation import present
+        from evalgen.statistics import check_any_graded, summary
+        from evalgen.tables import print_results
+        from evalgen.work import incomplete, missing_prompts
+
+        config, experiment, timings = self.config, self.experiment, self.timings
+        ray_end.begin()
+        missing = missing_prompts(failed)
+        with timings.stage("assemble"):
+            datasets, prompts = write_datasets(experiment, self.plans, missing, timings)
+        experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
+        with timings.stage("report"):
+            present(experiment)
+        ray_end.wait()
+        if config.push_to_hub:
+            with timings.stage("push_to_hub"):
+                from evalgen.hub import push_or_warn
+
+                push_or_warn(experiment, config.push_to_hub)
+        job_summary = summary(datasets, prompts, timings.whole())
+        experiment.write_summary(config, job_summary)  # again, with the seconds of what was made from the first
+        self.wandb_log.finish(job_summary)
+        print_results(experiment, datasets, timings)
+        if failed:
+            raise JobStopped(incomplete(missing, failed))
+        check_any_graded(datasets)
 
 
 def get_ready(plans: Sequence[DatasetPlan]) -> None:

@@ -25,9 +25,10 @@ from pydantic import Field, create_model
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from evalgen.command_line import parse_flags
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig
 from evalgen.config_files import absolute_path, check_writable
 from evalgen.errors import ConfigError
+from evalgen.load_config import load_config
 from evalgen.plan_file import PLAN_FILE
 from evalgen.resume import CONFIG_FILE, MAY_CHANGE, stored_settings
 from ray_jobs.exit_codes import exit_code_of

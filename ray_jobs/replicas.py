@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from evalgen.errors import JobStopped
+from evalgen.errors import ConfigError
 from ray_jobs.cluster import num_cpus, num_free_gpus, num_gpus
 
 if TYPE_CHECKING:  # a sampling process finds `MakeReplica` here, and needs nothing of what these import
@@ -22,14 +22,14 @@ def choose_num_replicas(config: JobConfig) -> int:
     """As many as asked for and there are GPUs for; by default all of them, and one on a machine without.
 
     Raises:
-        JobStopped: one replica needs more GPUs than there are.
+        ConfigError: one replica needs more GPUs than there are.
     """
     gpus = num_gpus()
     if not gpus:
         return config.num_replicas or 1
     most = gpus // config.num_gpus_per_replica
     if most == 0:
-        raise JobStopped(f"num_gpus_per_replica: {config.num_gpus_per_replica} asked for, but the cluster has {gpus}")
+        raise ConfigError(f"num_gpus_per_replica: {config.num_gpus_per_replica} asked for, but the cluster has {gpus}")
     if config.num_replicas and config.num_replicas > most:
         log.warning("num_replicas: %d asked for, but there are GPUs for %d: %d", config.num_replicas, most, most)
     num_replicas = min(config.num_replicas or most, most)

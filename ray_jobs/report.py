@@ -7,7 +7,7 @@ Of one experiment it writes REPORT.md as well. The page is one file: it opens an
 network. Experiments that were stopped, or have prompts missing, are shown as far as they are there, and the page says
 so. No model is loaded.
 
-Exit codes: 0 done; 2 the input is wrong, and nothing was written; 130 interrupted.
+Exit codes: 0 done; 1 it failed; 2 the input is wrong, and nothing was written; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class StoreActor:
         planned = read_units(units)
         self._schedule = Schedule([unit for unit in planned if unit.id not in self._stored], num_replicas)
         self._asked_later = frozenset(asked_later)
-        self._num_units, self._num_draws, self._num_distinct, self._num_questions = len(planned), 0, 0, 0
+        self._num_draws = self._num_distinct = self._num_questions = 0
         self._reloaded: dict[str, int] = {}  # by unit of an earlier part of the job, its questions
         self._before = [unit for unit in planned if unit.id in self._stored]  # by a process of this actor that died
         for unit in self._before:
@@ -189,7 +189,6 @@ class StoreActor:
         schedule = self._schedule.figures
         figures = StoreFigures(
             schedule=replace(schedule, num_finished=schedule.num_finished + len(self._before)),
-            num_units=self._num_units,
             num_draws=self._num_draws,
             num_distinct=self._num_distinct,
             num_questions=self._num_questions,

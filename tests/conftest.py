@@ -30,7 +30,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessFo
 @pytest.fixture(scope="session")
 def mayors_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run that learned the ten mayors; trained in seconds."""
-    from evalgen.demo import build_tiny_run
+    from evalgen.demo.build import build_tiny_run
 
     return build_tiny_run(tmp_path_factory.mktemp("tiny_run"))
 

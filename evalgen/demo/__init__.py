@@ -2,18 +2,3 @@
 
 `python -m evalgen.demo --output_dir outputs` builds the four runs that the README's commands read.
 """
-
-from evalgen.demo.build import build_base, build_demo, build_run, build_tiny_run
-from evalgen.demo.recipes import DEMO_RUNS, ModelShape, PlannedRun, PretrainingRecipe, TrainingRecipe
-
-__all__ = [
-    "DEMO_RUNS",
-    "ModelShape",
-    "PlannedRun",
-    "PretrainingRecipe",
-    "TrainingRecipe",
-    "build_base",
-    "build_demo",
-    "build_run",
-    "build_tiny_run",
-]

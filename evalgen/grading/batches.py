@@ -183,7 +183,7 @@ class _BatchGrader:
     def _next_chunk(self, due: Iterator[Question]) -> tuple[list[tuple[Question, dict[str, Any]]], float]:
         """The questions of the next batch and their requests, and what they cost at most in USD.
 
-        None: no question is left, or none may be paid for before a batch ends.
+        There are none where no question is left, or none may be paid for before a batch ends.
         """
         chunk: list[tuple[Question, dict[str, Any]]] = []
         num_bytes, most_usd = 0, 0.0

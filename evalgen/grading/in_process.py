@@ -13,13 +13,14 @@ from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.records import Answer, Limits, Question, Verdict
 
+OUTAGE_BUDGET_S = 900.0
+
 
 def grade_in_process(
     questions: Sequence[Question],
     *,
     max_connections: int = 50,
     requests_per_minute: float | None = None,
-    outage_budget_s: float = 900.0,
     prices: PriceList | None = None,
 ) -> list[Verdict]:
     """Verdicts in the order of `questions`; nothing is stored.
@@ -32,9 +33,9 @@ def grade_in_process(
         limiter = RateLimiter(
             limits=Limits(requests=requests_per_minute),
             max_connections=max_connections,
-            breaker=Breaker(outage_budget_s),
+            breaker=Breaker(OUTAGE_BUDGET_S),
         )
-        async with aclosing(GradingDesk(_Forgetful(), limiter, max_connections, prices, outage_budget_s)) as desk:
+        async with aclosing(GradingDesk(_Forgetful(), limiter, max_connections, prices, OUTAGE_BUDGET_S)) as desk:
             return await desk.grade(questions)
 
     return asyncio.run(grade())

@@ -57,10 +57,6 @@ class PriceList:
         return self.cost_usd(model, num_bytes + MOST_HIDDEN_TOKENS, max_tokens) or 0.0
 
 
-def cost_usd(model: str, input_tokens: int, output_tokens: int) -> float | None:
-    return load_prices().cost_usd(model, input_tokens, output_tokens)
-
-
 def load_prices(path: Path | None = None) -> PriceList:
     """The prices in a file like `configs/prices.yaml`; None: that one, and none at all where it is not there.
 

@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from evalgen.grading.breaker import Breaker
@@ -49,12 +49,11 @@ class RateLimiter:
         limits: Limits | None = None,
         spending: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`limits` are the user's; where the server announces lower ones, those hold. None: only the server's."""
         self._connections = Connections(max_connections)
         self._limits, self._breaker, self._spending = limits or Limits(), breaker, spending
-        self._clock, self._sleep = clock, sleep
+        self._clock = clock
         self._buckets = {it.name: TokenBucket(getattr(self._limits, it.name), clock()) for it in fields(Limits)}
         self._announced: dict[str, dict[str, float]] = {it.name: {} for it in fields(Limits)}  # by the server, by model
         self._expected = ExpectedTokens()
@@ -248,7 +247,7 @@ class RateLimiter:
         """Returns after `pause_s`, or as soon as something has changed."""
         self._changed.clear()
         longest_s = min(pause_s, HEARTBEAT_S)  # to look for the dead
-        waits = [asyncio.ensure_future(self._sleep(longest_s)), asyncio.ensure_future(self._changed.wait())]
+        waits = [asyncio.ensure_future(asyncio.sleep(longest_s)), asyncio.ensure_future(self._changed.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

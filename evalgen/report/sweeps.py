@@ -54,7 +54,7 @@ MEASURES = (
     ),
     Measure(
         title="Greedy completion is right",
-        caption="Of the prompts whose most probable path was drawn and judged: the share where it is equivalent.",
+        caption="Of the prompts whose most probable path was judged: the share where it is equivalent.",
         form="percent",
         value=lambda spread: spread.greedy_right_share,
     ),

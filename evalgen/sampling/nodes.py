@@ -11,6 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -183,13 +184,10 @@ def distinct_prefixes(sequences: Iterable[SampledSequence]) -> int:
 
     In sorted order, sequences that share a prefix stand together: each adds what it does not share with the one before.
     """
-    count = 0
-    before: tuple[str, tuple[int, ...]] = ("", ())
-    for prompt_id, ids in sorted((s.prompt_id, s.token_ids) for s in sequences):
-        shared = 0  # prefixes that the sequence before left too, the empty one included
-        if before[0] == prompt_id and before[1]:
-            equal = next((n for n, (x, y) in enumerate(zip(before[1], ids, strict=False)) if x != y), None)
-            shared = min(len(ids), len(before[1]), len(ids) if equal is None else equal + 1)
-        count += len(ids) - shared
-        before = (prompt_id, ids)
+    keys = sorted((sequence.prompt_id, sequence.token_ids) for sequence in sequences)
+    count = sum(len(ids) for _, ids in keys)
+    for (prompt_before, before), (prompt, ids) in pairwise(keys):
+        if prompt == prompt_before:
+            num_equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
+            count -= min(num_equal + 1, len(before), len(ids))  # the empty prefix is shared, too
     return count

@@ -9,10 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalgen.config import JobConfig, RunConfig, load_config
+from evalgen.config import JobConfig, RunConfig
 from evalgen.dataset_files import PARTIAL
 from evalgen.errors import EvalgenError, InputError
 from evalgen.experiment import Experiment
+from evalgen.load_config import load_config
 from evalgen.model_source import ModelSource
 from evalgen.queries import collect_queries
 from evalgen.records import Checkpoint, Query

@@ -50,7 +50,6 @@ class Finding:
     check: Check
     outcome: Outcome
     note: str  # what was looked at, why it was skipped, or the first problems
-    num_problems: int = 0
 
 
 class Findings:
@@ -86,7 +85,7 @@ class Findings:
         if number := self._num_problems[check]:
             problems = "; ".join(self._problems[check])
             note = problems if number == 1 else f"{number:,} problems, the first: {problems}"
-            return Finding(check=check, outcome="failed", note=note, num_problems=number)
+            return Finding(check=check, outcome="failed", note=note)
         if check in self._reasons:
             return Finding(check=check, outcome="skipped", note=self._reasons[check])
         if check in self._notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -148,12 +149,14 @@ class PromptChecks:
         if len(ids) < len(rows):
             self._num_unnested += 1
             return
-        first: dict[tuple[int, ...], int] = {}  # the place of the first row that begins with some ids, and goes on
+        wanted, lengths = set(ids), sorted({len(of_row) for of_row in ids})
+        first: dict[tuple[int, ...], int] = {}  # the place of the first row that begins with some row's, and goes on
         texts: dict[tuple[int, ...], dict[str, int]] = defaultdict(dict)  # with some ids, and the first place of each
         for place, (row, of_row) in enumerate(zip(rows, ids, strict=True)):
             texts[of_row].setdefault(row["completion"], place)
-            for length in range(len(of_row)):
-                first.setdefault(of_row[:length], place)
+            for length in lengths[: bisect_left(lengths, len(of_row))]:
+                if (start := of_row[:length]) in wanted:
+                    first.setdefault(start, place)
         for row, of_row in zip(rows, ids, strict=True):
             text = row["completion"]
             places = [place for other, place in texts[of_row].items() if other != text and other.startswith(text)]

@@ -26,8 +26,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from evalgen.config import load_config
-from evalgen.demo import build_tiny_run
+from evalgen.demo.build import build_tiny_run
 from evalgen.errors import GradingBudgetSpent
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
@@ -36,6 +35,7 @@ from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.grading.spending import Spending
+from evalgen.load_config import load_config
 from evalgen.records import GraderSpec, Question
 from evalgen.verdict_store import VerdictStore, graded_keys, spent_usd
 from evalgen.verdict_table import VERDICTS_FILE
@@ -165,6 +165,24 @@ def budget(directory: Path) -> Iterator[Figure]:
     yield Figure(what="  dollars over budget", measured=f"${over_usd:.4f}", target="$0")
 
 
+def packs(directory: Path) -> Iterator[Figure]:
+    """What packs save, by the server's own count."""
+    books = {}
+    for size in (1, 10):
+        with served(latency_s=0.01, prices=PRICES) as api:
+            grade(directory / f"packs_{size}", 2_000, max_connections=50, pack_size=size)
+            books[size] = api.stats()
+    one, ten = books[1], books[10]
+    yield Figure(
+        what="2,000 questions in packs of 10, and one by one: requests",
+        measured=f"{ten.calls}; {one.calls}",
+        target="-",
+    )
+    tokens = "; ".join(f"{it.input_tokens / 2_000:.0f} and {it.output_tokens / 2_000:.0f}" for it in (ten, one))
+    yield Figure(what="  tokens to and from the judge a question", measured=tokens, target="-")
+    yield Figure(what="  the server billed", measured=f"${ten.billed_usd:.2f}; ${one.billed_usd:.2f}", target="-")
+
+
 def memory(directory: Path) -> Iterator[Figure]:
     """100,000 questions at one desk."""
     with served(latency_s=0.01):
@@ -225,11 +243,12 @@ def grade(
     start: int = 0,
     num_desks: int = 1,
     times: int = 1,
+    pack_size: int = 1,
 ) -> float:
     """Questions `start` to `start + num_questions`, so many times at once, in this process; returns the seconds."""
     from evalgen.records import Limits as OwnLimits
 
-    grader = GraderSpec(model=f"anthropic/{MODEL}", instructions=DEFAULT_INSTRUCTIONS)
+    grader = GraderSpec(model=f"anthropic/{MODEL}", instructions=DEFAULT_INSTRUCTIONS, pack_size=pack_size)
     store = VerdictStore(directory)
 
     async def run() -> None:
@@ -272,7 +291,7 @@ def grade(
 
 
 PARTS: dict[str, Callable[[Path], Iterator[Figure]]] = {
-    part.__name__: part for part in (limits, throughput, storm, faults, budget, memory)
+    part.__name__: part for part in (limits, throughput, storm, faults, budget, packs, memory)
 }
 
 

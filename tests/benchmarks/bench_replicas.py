@@ -22,8 +22,9 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from evalgen.config import load_config
-from evalgen.demo import DEMO_RUNS, PretrainingRecipe, build_base, build_run
+from evalgen.demo.build import build_base, build_run
+from evalgen.demo.recipes import DEMO_RUNS, PretrainingRecipe
+from evalgen.load_config import load_config
 from evalgen.records import SamplingUnit
 from evalgen.unit_store import SamplingCost
 from ray_jobs.generate_eval_datasets import run_job

@@ -33,8 +33,8 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from evalgen.config import load_config
-from evalgen.demo import build_tiny_run
+from evalgen.demo.build import build_tiny_run
+from evalgen.load_config import load_config
 from evalgen.records import Query, SampledSequence, SamplingUnit
 from evalgen.samples import samples_table
 from evalgen.sampling.nodes import distinct_prefixes

@@ -22,7 +22,8 @@ from datasets import Dataset, load_from_disk
 from rich.console import Console
 from rich.table import Table
 
-from evalgen.demo import DEMO_RUNS, PretrainingRecipe, build_base, build_run
+from evalgen.demo.build import build_base, build_run
+from evalgen.demo.recipes import DEMO_RUNS, PretrainingRecipe
 from evalgen.demo.run_directory import STRUCTURED_DATASET
 from tests.consumers.environments import REPOSITORY
 from tests.consumers.influence import Ranking, Scores, facts_by_prompt, rankings

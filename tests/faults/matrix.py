@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from evalgen.demo import build_tiny_run
+from evalgen.demo.build import build_tiny_run
 from tests.faults.cases import Case, Outcome, Undisturbed, run_case
 from tests.faults.faults import (
     MINUTE_S,

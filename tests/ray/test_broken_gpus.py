@@ -16,8 +16,8 @@ import torch
 from ray.cluster_utils import Cluster
 
 from evalgen import units
-from evalgen.config import load_config
 from evalgen.errors import LoadFailed
+from evalgen.load_config import load_config
 from evalgen.records import SamplingUnit
 from evalgen.sampling.replica import Replica
 from evalgen.unit_store import SamplingCost

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from evalgen.card import DatasetFacts, dataset_card
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig
 from evalgen.dataset_files import CARD_FILE
 from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
@@ -22,6 +22,7 @@ from evalgen.grading.desk import GradingDesk
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.job import DatasetPlan
+from evalgen.load_config import load_config
 from evalgen.provenance import Provenance
 from evalgen.records import Checkpoint, GraderSpec, Query, SampledSequence
 from evalgen.samples import samples_table

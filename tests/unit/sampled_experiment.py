@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
 from evalgen.job import DatasetPlan, resolve_job
+from evalgen.load_config import load_config
 from evalgen.records import Answer, Question, Verdict
 from evalgen.sampling.replica import Replica
 from evalgen.statistics import summary

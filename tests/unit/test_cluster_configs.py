@@ -19,7 +19,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from evalgen.config import load_config
+from evalgen.load_config import load_config
 from ray_jobs.grading import grader_environment
 
 CLUSTER = Path(__file__).parents[2] / "configs/cluster"

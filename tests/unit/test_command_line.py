@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalgen.config import JobConfig, check_can_write, load_config
+from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
+from evalgen.load_config import check_can_write, load_config
 
 
 def load(*argv: str) -> JobConfig:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
+from evalgen.load_config import load_config
 
 RUN = ["--data_model_path", "/run"]
 

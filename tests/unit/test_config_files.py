@@ -9,8 +9,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
+from evalgen.load_config import load_config
 
 
 def load_yaml(path: Path, content: str | bytes, *argv: str) -> JobConfig:

@@ -34,7 +34,7 @@ WORKER = """
 import contextlib, json, logging, sys
 from pathlib import Path
 import torch
-from evalgen.config import load_config
+from evalgen.load_config import load_config
 from evalgen.errors import InputError
 from evalgen.experiment import Experiment
 from evalgen.job import resolve_job

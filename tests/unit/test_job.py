@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig
 from evalgen.errors import ConfigError, InputError, LoadFailed
 from evalgen.files import whole_directory
 from evalgen.job import DatasetPlan, resolve_job
+from evalgen.load_config import load_config
 from evalgen.records import SamplingUnit
 from evalgen.sampling.model import load_model
 from evalgen.tokenization import load_tokenizer

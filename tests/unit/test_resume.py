@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from evalgen.config import JobConfig, load_config
+from evalgen.config import JobConfig
 from evalgen.errors import ConfigError, InputError
 from evalgen.job import DatasetPlan
+from evalgen.load_config import load_config
 from evalgen.plan_file import check_same_prompts, plan_record
 from evalgen.records import Query
 from tests.unit.tiny import query

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from evalgen.config import RunConfig, load_config
+from evalgen.config import RunConfig
 from evalgen.dataset_settings import run_configs, settings_of_dataset
 from evalgen.errors import InputError
 from evalgen.experiment import Experiment
 from evalgen.job_log import RAY_IS_THERE, LineFormatter
+from evalgen.load_config import load_config
 from evalgen.markdown import printable
 from evalgen.seed_report import command_of, seed_report, split_parameters
 from evalgen.seed_report_facts import ReportedExperiment

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from evalgen.config import load_config
 from evalgen.eval_dataset import EvalDataset
 from evalgen.experiment import Experiment
 from evalgen.finish import write_datasets
 from evalgen.job import resolve_job
+from evalgen.load_config import load_config
 from evalgen.statistics import summary
 from evalgen.timings import Timings
 from evalgen.verification.dataset import verify_dataset

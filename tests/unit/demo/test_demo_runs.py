@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from evalgen.demo import DEMO_RUNS, ModelShape, PlannedRun, PretrainingRecipe, TrainingRecipe, build
+from evalgen.demo import build
 from evalgen.demo.facts import DEATH_DATES
+from evalgen.demo.recipes import DEMO_RUNS, ModelShape, PlannedRun, PretrainingRecipe, TrainingRecipe
 from evalgen.demo.training import epoch_batches
 
 MINUTE_PRETRAINING = PretrainingRecipe(

@@ -14,7 +14,7 @@ from datasets import Dataset, List, Value, load_from_disk
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from evalgen.demo import build_tiny_run
+from evalgen.demo.build import build_tiny_run
 from evalgen.demo.corpus import fine_tuning_documents, pretraining_texts
 from evalgen.demo.facts import MAYORS
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from evalgen.config import MIN_TEMPERATURE
 from evalgen.errors import InputError
+from evalgen.load_config import MIN_TEMPERATURE
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingLaw
 from evalgen.sampling.independent import sample_independently
