@@ -59,13 +59,14 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
         sum(getattr(it, name) for it in datasets) for name in ("num_prompts", "most_questions")
     )
     total = _dollars(None if None in costs else sum(cost for cost in costs if cost is not None))
-    lines.append(f"{len(datasets)} datasets, {num_prompts:,} prompts, at most {num_questions:,} questions and {total}")
+    counts = f"{len(datasets)} datasets, {num_prompts:,} prompts, at most {num_questions:,} questions"
+    lines.append(f"{counts}, about {total}")
     if None in costs:
         lines.append("A price is unknown: add it to a file like configs/prices.yaml and give --prices_path")
     elif any(costs):
         most = sum(dataset.most_usd or 0.0 for dataset in datasets)
         lines += [
-            f"{_dollars(most)} if each reply had the {MAX_TOKENS:,} tokens that it may have. Prices of {prices_as_of}.",
+            f"At the very most {_dollars(most)}, with {MAX_TOKENS:,} tokens in each reply. Prices of {prices_as_of}.",
             "Draws at a low temperature repeat: most jobs ask a small part of this.",
         ]
     if cap_usd is not None:

@@ -6,9 +6,8 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 
 import ray
 from ray.data import DataContext
@@ -22,14 +21,12 @@ from ray_jobs.stop import SIGNALS
 
 log = logging.getLogger("evalgen.cluster")
 
-T = TypeVar("T")
-
 
 @contextmanager
-def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callable[[], object]) -> Iterator[RayEnd]:
+def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callable[[], object]) -> Iterator[ExitStack]:
     """Joins the cluster of the job or of this machine, or starts one, until the block ends.
 
-    Yields what ends it earlier.
+    Yields a context that ends it earlier: when its own block does, or when it is closed.
 
     The dashboard's page of the job shows `metadata`; of a submitted one, what `ray job submit` was given instead.
     `meanwhile` runs in another thread while Ray starts, which is mostly waiting; what it raises is raised here.
@@ -37,47 +34,24 @@ def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callab
     Raises:
         JobStopped: that fails.
     """
-    with without_noise(), RayEnd(timings) as end:
+    with ExitStack() as until_ended:
+        until_ended.enter_context(without_noise())
+        until_ended.callback(_stop, timings)
         with timings.stage("start_ray"):
-            done = _in_thread(meanwhile)  # where Ray does not start, Python waits for it at its end
+            thread = ThreadPoolExecutor(1)
+            done = thread.submit(meanwhile)
+            thread.shutdown(wait=False)  # after this call; where Ray does not start, Python waits for it at its end
             _start(metadata)
         with timings.stage("import"):
             done.result()
         log.info(RAY_IS_THERE, extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))
-        yield end
+        yield until_ended
 
 
-class RayEnd:
-    """A block at whose end Ray has ended."""
-
-    def __init__(self, timings: Timings) -> None:
-        self._timings = timings
-        self._ended: Future[None] | None = None
-
-    def begin(self) -> None:
-        """Ray ends in another thread: its processes take more than a second to, and what follows needs none of them."""
-        if self._ended is None:
-            self._ended = _in_thread(ray.shutdown)
-
-    def wait(self) -> None:
-        """Returns when Ray has ended. Its stage is only what is waited for here."""
-        self.begin()
-        assert self._ended is not None
-        with self._timings.stage("stop_ray"):
-            self._ended.result()
-
-    def __enter__(self) -> RayEnd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.wait()
-
-
-def _in_thread(function: Callable[[], T]) -> Future[T]:
-    thread = ThreadPoolExecutor(1)
-    result = thread.submit(function)
-    thread.shutdown(wait=False)  # after this call
-    return result
+def _stop(timings: Timings) -> None:
+    # In this thread: where another drops a reference of Ray's meanwhile, Ray ends the process.
+    with timings.stage("stop_ray"), _signal_handlers_kept():
+        ray.shutdown()
 
 
 @contextmanager

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from evalgen.job import DatasetPlan
     from evalgen.schedule import FailedUnit
     from evalgen.wandb_log import WandbLog
-    from ray_jobs.cluster import RayEnd
     from ray_jobs.sampling import Engine
 
 
@@ -95,7 +94,7 @@ def run_job(
         on_dashboard = {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
         with (
             Resumable(experiment.directory, is_begun=bool(config.resume)) as resumable,
-            ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as ray_end,
+            ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as until_ray_ends,
         ):
             from evalgen.wandb_log import WandbLog
 
@@ -105,14 +104,15 @@ def run_job(
             with (
                 experiment.begun(config, plans),
                 WandbLog(config, experiment) as wandb_log,
-                ray_end,  # here too, before what may wait for the network
+                until_ray_ends,  # here too, before what may wait for the network
             ):
                 resumable.begun()
                 job_log.open(experiment.log_file, to_stdout=config.logging_type == "stdout")
                 make_engine = make_engine or MakeReplica.of_job(config, num_replicas)
                 job = _Job(config, experiment, plans, timings, wandb_log)
                 failed = job.sample_and_judge(num_replicas, make_engine)
-                job.write_results(failed, ray_end)
+                until_ray_ends.close()
+                job.write_results(failed)
     return experiment
 
 
@@ -156,8 +156,8 @@ class _Job:
                 grade_stored_in_batches(config, experiment, in_batches, shows)
         return failed
 
-    def write_results(self, failed: Sequence[FailedUnit], ray_end: RayEnd) -> None:
-        """Datasets, figures and report, while Ray ends.
+    def write_results(self, failed: Sequence[FailedUnit]) -> None:
+        """Datasets, figures and report, by this process alone.
 
         Raises:
             JobStopped: some prompts could not be sampled, or no question got a verdict. Everything else is written.
@@ -169,14 +169,12 @@ class _Job:
         from evalgen.work import incomplete, missing_prompts
 
         config, experiment, timings = self.config, self.experiment, self.timings
-        ray_end.begin()
         missing = missing_prompts(failed)
         with timings.stage("assemble"):
             datasets, prompts = write_datasets(experiment, self.plans, missing, timings)
         experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
         with timings.stage("report"):
             present(experiment)
-        ray_end.wait()
         if config.push_to_hub:
             with timings.stage("push_to_hub"):
                 from evalgen.hub import push_or_warn

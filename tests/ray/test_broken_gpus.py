@@ -16,7 +16,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from evalgen import units
-from evalgen.errors import LoadFailed
+from evalgen.errors import ConfigError, LoadFailed
 from evalgen.load_config import load_config
 from evalgen.records import SamplingUnit
 from evalgen.sampling.replica import Replica
@@ -99,6 +99,8 @@ def test_a_job_says_that_it_waits_for_gpus_that_others_have(
         wait_until(lambda: num_free_gpus() == 2, PATIENCE_S, "the jobs before have given theirs back")
         assert choose_num_replicas(config) == 2
         assert not warnings_of(caplog)
+        with pytest.raises(ConfigError, match="num_gpus_per_replica: 3 asked for, but the cluster has 2"):
+            choose_num_replicas(config.model_copy(update={"num_gpus_per_replica": 3}))
         other = ray.remote(num_gpus=1)(Counter).remote()
         wait_until(lambda: num_free_gpus() == 1, PATIENCE_S, "another job has a GPU")
         assert choose_num_replicas(config) == 2

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from evalgen.errors import JobStopped
 from evalgen.records import Verdict
-from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics, summary
+from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics, check_any_graded, summary
 from evalgen.tables import statistics_lines
 from tests.unit.test_assembly import TOKYO, UNGRADED, WRONG, assembled, drawn, enumerated, trimmed
 from tests.unit.tiny import query
@@ -63,6 +64,16 @@ def test_rows_that_had_to_be_encoded_again_are_counted(tokenizer: PreTrainedToke
     assert (figures.num_items, figures.num_reencoded) == (2, 1)
     figures, _ = figures_of(tokenizer, samples, {})
     assert (figures.num_items, figures.num_reencoded) == (2, 0)
+
+
+def test_a_job_in_which_no_question_got_a_verdict_has_failed(tokenizer: PreTrainedTokenizerFast) -> None:
+    samples = [drawn(tokenizer, " Grace", [0, 1]), drawn(tokenizer, " x", [2])]
+    none, _ = figures_of(tokenizer, samples, {" Grace": UNGRADED, " x": UNGRADED})
+    one, _ = figures_of(tokenizer, samples, {" x": UNGRADED})
+    with pytest.raises(JobStopped, match=r"none of 4 questions got a verdict: left_out.json"):
+        check_any_graded([none, none])
+    check_any_graded([none, one])
+    check_any_graded([])
 
 
 def test_a_draw_that_is_missing_is_noticed(tokenizer: PreTrainedTokenizerFast) -> None:
