@@ -8,16 +8,16 @@ that is known of time are the seconds that finished units report.
 from __future__ import annotations
 
 import logging
-from bisect import insort_left
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from evalgen.records import Checkpoint, SamplingUnit
+from evalgen.unit_costs import estimated_cost
+from evalgen.unit_queues import Measured, Queue, State, Task
 from evalgen.unit_store import SamplingCost
-from evalgen.units import estimated_cost
 
 log = logging.getLogger(__name__)
 
@@ -51,19 +51,19 @@ class Schedule:
 
     def __init__(self, units: Sequence[SamplingUnit], num_replicas: int) -> None:
         self._num_replicas = num_replicas
-        self._tasks = {unit.id: _Task(unit, estimated_cost(unit)) for unit in units}
+        self._tasks = {unit.id: Task(unit, estimated_cost(unit)) for unit in units}
         assert len(self._tasks) == len(units), "two units of one id"
-        by_weights: dict[object, list[_Task]] = defaultdict(list)
+        by_weights: dict[object, list[Task]] = defaultdict(list)
         for task in self._tasks.values():
             by_weights[task.unit.checkpoint, task.unit.dtype].append(task)
-        self._queues = [_Queue(tasks) for tasks in by_weights.values()]
-        self._held: dict[str, _Queue] = {}  # by replica
+        self._queues = [Queue(tasks) for tasks in by_weights.values()]
+        self._held: dict[str, Queue] = {}  # by replica
         self._gone: set[str] = set()  # replicas
         self.expects_others = True
-        self._of_ticket: dict[int, _Task] = {}
-        self._last_of: dict[str, _Task] = {}  # by replica
+        self._of_ticket: dict[int, Task] = {}
+        self._last_of: dict[str, Task] = {}  # by replica
         self._num_in_flight = 0
-        self._measured = _Measured()
+        self._measured = Measured()
         self._now = 0.0  # seconds since the first take, as far as a finished unit has told
         self._failures: list[FailedUnit] = []
         self._is_given_up = False
@@ -212,7 +212,7 @@ class Schedule:
         place = sum(len(queue.holders) for queue in sooner) + sorted(held.holders).index(replica)
         return unserved[place].path if place < len(unserved) else ""
 
-    def _choice(self, replica: str) -> _Task | None:
+    def _choice(self, replica: str) -> Task | None:
         held = self._held.get(replica)
         if held is not None and (task := self._next_of(held, replica)) is not None:
             return self._more_urgent(replica, held) or task
@@ -222,7 +222,7 @@ class Schedule:
                 return task
         return None if self._num_in_flight else self._last_resort(replica)
 
-    def _next_of(self, queue: _Queue, replica: str) -> _Task | None:
+    def _next_of(self, queue: Queue, replica: str) -> Task | None:
         """The largest waiting unit that has not failed on this replica, unless it failed on all."""
         if self._is_for_others(queue, replica):
             return None
@@ -231,7 +231,7 @@ class Schedule:
                 return task
         return None
 
-    def _more_urgent(self, replica: str, held: _Queue) -> _Task | None:
+    def _more_urgent(self, replica: str, held: Queue) -> Task | None:
         """A unit of another checkpoint, if the others who hold this one will have done it before that one is done."""
         if len(held.holders) > 1:
             for queue in self._helpable(replica):
@@ -239,19 +239,19 @@ class Schedule:
                     return self._next_of(queue, replica)
         return None
 
-    def _last_resort(self, replica: str) -> _Task | None:
+    def _last_resort(self, replica: str) -> Task | None:
         """Any unit at all: nobody is at work who could take it."""
         queues = [queue for queue in self._queues if queue.waiting and not self._is_for_others(queue, replica)]
         waiting = [self._next_of(queue, replica) or queue.waiting[-1] for queue in queues]
         held = self._held.get(replica)
         return min(waiting, key=lambda task: (replica in task.failed_on, task.queue is not held), default=None)
 
-    def _is_for_others(self, queue: _Queue, replica: str) -> bool:
+    def _is_for_others(self, queue: Queue, replica: str) -> bool:
         """Whether `replica` could not load the checkpoint, and there are others, at work or to come, that may."""
         num_out = len(queue.unable | self._gone)
         return self.expects_others and replica in queue.unable and num_out < self._num_replicas
 
-    def _helpable(self, replica: str) -> list[_Queue]:
+    def _helpable(self, replica: str) -> list[Queue]:
         """No replica loads a checkpoint twice to help with it."""
         return [queue for queue in self._surveyed().helpable if replica not in queue.loaded_by]
 
@@ -268,16 +268,16 @@ class Schedule:
             self._survey = _Survey(_by_falling(unserved), _by_falling(helpable))
         return self._survey
 
-    def _time_to_help(self, queue: _Queue) -> float:
+    def _time_to_help(self, queue: Queue) -> float:
         """Seconds after which another replica would have sampled one unit."""
         return self._measured.mean_load_s + queue.waiting[-1].cost * self._pace(queue)
 
-    def _time_left(self, queue: _Queue, num_joining: int = 0) -> float:
+    def _time_left(self, queue: Queue, num_joining: int = 0) -> float:
         """Seconds until all units of `queue` are done by those who hold it and `num_joining` more (-1: one fewer)."""
         num_holders = len(queue.holders) + num_joining
         return self._work_left_s(queue, max(0, num_joining)) / num_holders if num_holders else inf
 
-    def _work_left_s(self, queue: _Queue, num_joining: int = 0) -> float:
+    def _work_left_s(self, queue: Queue, num_joining: int = 0) -> float:
         """Seconds of all replicas together until all units of `queue` are done, after the loads of `num_joining`."""
         num_loads = queue.num_loading + num_joining
         if not queue.holders and queue.waiting:
@@ -286,18 +286,18 @@ class Schedule:
         spent_s = queue.num_in_flight * self._now - queue.sum_begun_at
         return max(0.0, num_loads * self._measured.mean_load_s + sampling_s - spent_s)
 
-    def _pace(self, queue: _Queue) -> float:
+    def _pace(self, queue: Queue) -> float:
         """Seconds for a unit of cost. Before anything is measured everyone is loading, and any pace will do."""
         return queue.measured.pace or self._measured.pace or 1.0
 
-    def _lose(self, task: _Task | None, replica: str) -> None:
+    def _lose(self, task: Task | None, replica: str) -> None:
         """The attempt of `replica`, if it is not over: its process has died."""
         if task is not None and task.state == "in flight" and task.replica == replica:
             task.num_deaths += 1
             self._process_ended(replica)
             self._end_attempt(task, _reason_of_death(task))
 
-    def _begin(self, task: _Task, ticket: int, replica: str) -> None:
+    def _begin(self, task: Task, ticket: int, replica: str) -> None:
         before = self._held.get(replica)
         if before is not None and before is not task.queue:
             before.holders.discard(replica)
@@ -309,7 +309,7 @@ class Schedule:
         self._num_in_flight += 1
         self._survey = None
 
-    def _end_attempt(self, task: _Task, reason: str, *, for_good: bool = False, is_lost: bool = True) -> None:
+    def _end_attempt(self, task: Task, reason: str, *, for_good: bool = False, is_lost: bool = True) -> None:
         task.num_attempts += is_lost
         if for_good or self._is_given_up or task.num_attempts == MAX_ATTEMPTS:
             self._give_up(task, reason)
@@ -320,11 +320,11 @@ class Schedule:
             self._leave_queue(task, "waiting")
             task.queue.add(task)
 
-    def _give_up(self, task: _Task, reason: str) -> None:
+    def _give_up(self, task: Task, reason: str) -> None:
         self._leave_queue(task, "failed")
         self._failures.append(FailedUnit(unit=task.unit, reason=reason, num_attempts=task.num_attempts))
 
-    def _leave_queue(self, task: _Task, state: _State) -> None:
+    def _leave_queue(self, task: Task, state: State) -> None:
         self._num_in_flight -= task.state == "in flight"
         task.queue.remove(task)
         task.state = state
@@ -337,7 +337,7 @@ class Schedule:
             held.holders.discard(replica)
             self._survey = None
 
-    def _measure(self, task: _Task, cost: SamplingCost) -> None:
+    def _measure(self, task: Task, cost: SamplingCost) -> None:
         self._now = max(self._now, task.begun_at + cost.load_s + cost.sample_s)
         for measured in (self._measured, task.queue.measured):
             measured.sample_s += cost.sample_s
@@ -347,100 +347,18 @@ class Schedule:
             self._measured.num_loads += 1
 
 
-_State = Literal["waiting", "in flight", "finished", "failed"]
-
-
-@dataclass(eq=False)
-class _Task:
-    """A unit, and what became of it."""
-
-    unit: SamplingUnit
-    cost: float
-    queue: _Queue = field(init=False)
-    state: _State = "waiting"
-    num_attempts: int = 0  # that ended without a result
-    num_deaths: int = 0  # of them: the process ended
-    failed_on: set[str] = field(default_factory=set)  # replicas
-    # Of the last attempt:
-    ticket: int | None = None
-    replica: str = ""
-    loads: bool = False  # the checkpoint, first
-    begun_at: float = 0.0
-
-
-class _Queue:
-    """The units of one checkpoint, and the replicas that hold its weights."""
-
-    def __init__(self, tasks: Sequence[_Task]) -> None:
-        self.path = tasks[0].unit.checkpoint.path
-        self.waiting: list[_Task] = []  # the largest last, and of equal ones the first
-        self.waiting_cost = 0.0
-        self.num_in_flight = self.num_loading = 0
-        self.cost_in_flight = self.sum_begun_at = 0.0
-        self.holders: set[str] = set()
-        self.loaded_by: set[str] = set()  # at any time
-        self.unable: set[str] = set()  # replicas that could not load it
-        self.measured = _Measured()
-        for task in tasks:
-            task.queue = self
-            self.add(task)
-
-    def add(self, task: _Task) -> None:
-        insort_left(self.waiting, task, key=lambda other: other.cost)
-        self.waiting_cost += task.cost
-
-    def begin(self, task: _Task) -> None:
-        self.remove(task)
-        task.state = "in flight"
-        self.holders.add(task.replica)
-        self.loaded_by.add(task.replica)
-        self._count_in_flight(task, +1)
-
-    def remove(self, task: _Task) -> None:
-        if task.state == "in flight":
-            self._count_in_flight(task, -1)
-            return
-        self.waiting.remove(task)
-        self.waiting_cost = self.waiting_cost - task.cost if self.waiting else 0.0  # no rounding is carried on
-
-    def _count_in_flight(self, task: _Task, sign: int) -> None:
-        self.num_in_flight += sign
-        self.num_loading += sign * task.loads
-        self.cost_in_flight += sign * task.cost
-        self.sum_begun_at += sign * task.begun_at
-
-
-@dataclass
-class _Measured:
-    """What finished units took."""
-
-    sample_s: float = 0.0
-    cost: float = 0.0
-    load_s: float = 0.0
-    num_loads: int = 0
-
-    @property
-    def pace(self) -> float:
-        """0: not known."""
-        return self.sample_s / self.cost if self.cost else 0.0
-
-    @property
-    def mean_load_s(self) -> float:
-        return self.load_s / self.num_loads if self.num_loads else 0.0
-
-
 class _Survey(NamedTuple):
     """Checkpoints with waiting units, for replicas that hold none of them."""
 
-    unserved: list[_Queue]  # nobody who holds it can take its units; most work first
-    helpable: list[_Queue]  # to be done sooner by one replica more; last to be done first
+    unserved: list[Queue]  # nobody who holds it can take its units; most work first
+    helpable: list[Queue]  # to be done sooner by one replica more; last to be done first
 
 
-def _by_falling(keyed: list[tuple[float, _Queue]]) -> list[_Queue]:
+def _by_falling(keyed: list[tuple[float, Queue]]) -> list[Queue]:
     return [queue for _, queue in sorted(keyed, key=lambda pair: -pair[0])]
 
 
-def _reason_of_death(task: _Task) -> str:
+def _reason_of_death(task: Task) -> str:
     times = "once" if task.num_deaths == 1 else f"{task.num_deaths} times"
     return (
         f"sampling {len(task.unit.queries)} prompts of checkpoint {task.unit.checkpoint.path} ended its process "

@@ -46,8 +46,9 @@ from evalgen.config import RunConfig
 from evalgen.job import DatasetPlan
 from evalgen.records import Checkpoint, GraderSpec, Query, SamplingUnit
 from evalgen.schedule import Schedule
+from evalgen.unit_costs import estimated_cost
 from evalgen.unit_store import SamplingCost
-from evalgen.units import estimated_cost, plan_units
+from evalgen.units import plan_units
 
 REPLICAS = (1, 2, 8, 64, 512)
 CHECKPOINTS = (4, 40, 400)

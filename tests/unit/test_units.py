@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from evalgen import units as units_module
 from evalgen.job import DatasetPlan
 from evalgen.records import Checkpoint, SamplingUnit
-from evalgen.units import MAX_DRAWS, estimated_cost, plan_units, sampling_key
+from evalgen.unit_costs import estimated_cost
+from evalgen.units import MAX_DRAWS, plan_units, sampling_key
 from tests.unit.tiny import law, plan_of, query, unit_of
 
 HOT = {"temperature": 1.0, "max_new_tokens": 10}
