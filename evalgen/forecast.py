@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
+from evalgen.grading.desk import MOST_CHARS_OF_A_PACK
 from evalgen.grading.messages import message_params, model_name, pack_params
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
@@ -32,7 +33,7 @@ class DatasetForecast:
     most_calls: int
     usd_per_thousand: float | None  # for a thousand questions, with replies of `REPLY_TOKENS`; None: price unknown
     likely_usd: float | None  # the same for all of them
-    most_usd: float | None  # if every reply were as long as it may be; a question may yet be asked a second time
+    most_usd: float | None  # if every reply were as long as it may be, and each question asked once
 
 
 def forecast(plans: Sequence[DatasetPlan], prices: PriceList) -> list[DatasetForecast]:
@@ -64,8 +65,9 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         of_prompt = settings.num_generations + 1 if settings.do_sample else 1  # the greedy one, too
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.model in OFFLINE_GRADERS
-    usd = 0.0 if is_free else _usd_per_question(plan, prices, min(plan.grader.pack_size, of_prompt))
-    most_calls = 0 if is_free else num_prompts * -(-of_prompt // plan.grader.pack_size) * plan.grader.num_votes
+    pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_CHARS_OF_A_PACK // _num_chars(plan)))
+    usd = 0.0 if is_free else _usd_per_question(plan, prices, pack_size)
+    most_calls = 0 if is_free else num_prompts * -(-of_prompt // pack_size) * plan.grader.num_votes
     return DatasetForecast(
         name=plan.name,
         grader_model=plan.grader.model,
@@ -75,7 +77,7 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         most_calls=most_calls,
         usd_per_thousand=None if usd is None else 1000 * usd,
         likely_usd=None if usd is None else most_questions * usd,
-        most_usd=None if usd is None else most_calls * _most_usd_per_call(plan, prices),
+        most_usd=None if usd is None else most_calls * _most_usd_per_call(plan, prices, pack_size),
     )
 
 
@@ -91,21 +93,25 @@ def _usd_per_question(plan: DatasetPlan, prices: PriceList, pack_size: int) -> f
     return usd * plan.grader.num_votes * _discount(plan)
 
 
-def _most_usd_per_call(plan: DatasetPlan, prices: PriceList) -> float:
+def _most_usd_per_call(plan: DatasetPlan, prices: PriceList, pack_size: int) -> float:
     """What a cap would set aside for it."""
     if plan.grader.model in OFFLINE_GRADERS:
         return 0.0
-    question, size = _longest_question(plan), plan.grader.pack_size
-    params = message_params(question) if size == 1 else pack_params([question] * size)
+    question = _longest_question(plan)
+    params = message_params(question) if pack_size == 1 else pack_params([question] * pack_size)
     num_bytes = len(json.dumps(params, ensure_ascii=False).encode())
     return prices.most_usd(_model(plan), num_bytes, params["max_tokens"]) * _discount(plan)
 
 
 def _longest_question(plan: DatasetPlan) -> Question:
     """About as long a completion as is likely."""
-    completion = "x" * (CHARS_OF_A_TOKEN * plan.settings.max_new_tokens)
+    completion = "x" * _num_chars(plan)
     longest = max(plan.queries, key=lambda query: len(query.prompt) + len(query.reference))
     return plan.question(longest, completion)
+
+
+def _num_chars(plan: DatasetPlan) -> int:
+    return CHARS_OF_A_TOKEN * plan.settings.max_new_tokens
 
 
 def _discount(plan: DatasetPlan) -> float:

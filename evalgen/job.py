@@ -112,12 +112,18 @@ def check_tokenizers(plans: Sequence[DatasetPlan]) -> None:
 
 def _check_stop_strings(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase) -> None:
     for stop in plan.settings.stop_strings:
-        if special := next((token for token in tokenizer.all_special_tokens if token in stop), None):
+        if special := next((token for token in _special_tokens(tokenizer) if token in stop), None):
             raise InputError(
                 f"stop_strings: found {stop!r}, but {special!r} is a special token of {plan.checkpoint.tokenizer_path} "
                 "and never in a text; to end completions there name its id as eos_token_id in the checkpoint's "
                 "generation_config.json"
             )
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """All that decoding leaves out, whether the tokenizer has a name for them or not."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return [token for token in (*added, *tokenizer.all_special_tokens) if token]
 
 
 def _check_lengths(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase, positions: int) -> None:

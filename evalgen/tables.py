@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from evalgen.experiment import Experiment
 from evalgen.forecast import REPLY_TOKENS, DatasetForecast
-from evalgen.grading.messages import MAX_TOKENS
 from evalgen.plain_lines import print_lines
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
@@ -66,7 +65,7 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
     elif any(costs):
         most = sum(dataset.most_usd or 0.0 for dataset in datasets)
         lines += [
-            f"At the very most {_dollars(most)}, with {MAX_TOKENS:,} tokens in each reply. Prices of {prices_as_of}.",
+            f"With the longest replies, each question asked once: {_dollars(most)}. Prices of {prices_as_of}.",
             "Draws at a low temperature repeat: most jobs ask a small part of this.",
         ]
     if cap_usd is not None:

@@ -59,13 +59,11 @@ class MakeReplica:
 
         import torch
 
-        from evalgen.sampling.memory import free_bytes
         from evalgen.sampling.replica import Replica, own_device
 
         if (given := ray.get_gpu_ids()) and not torch.cuda.is_available():
             log.warning("Ray gave this replica GPU %s, and torch sees none: it samples on the CPU", given)
         torch.set_num_threads(min(self.num_threads, os.cpu_count() or 1))  # Ray sets OMP_NUM_THREADS to 1
-        device, budget_bytes = own_device(), self.budget_bytes
-        if budget_bytes is None and self.num_replicas > 1 and device == torch.device("cpu"):
-            budget_bytes = free_bytes([device]) // self.num_replicas  # all of them may be on this node
-        return Replica(device, budget_bytes)
+        device = own_device()
+        num_sharing = self.num_replicas if device == torch.device("cpu") else 1  # all of them may be on this node
+        return Replica(device, self.budget_bytes, num_sharing)

@@ -78,7 +78,7 @@ class ClaudeGrader:
         """Verdicts in the order of `questions`, which go in one request: see `evalgen.grading.desk.packs`.
 
         Each is asked as often as its grader has votes. A question that gets no verdict is `ungraded` with its error.
-        `store` gets each as soon as it is there: others of them may yet fail.
+        `store` gets each as soon as it is there, with several votes after the last: others of them may yet fail.
 
         Raises:
             GraderUnavailable: no question gets one: bad key, no permission, unknown model, spend cap, outage.
@@ -111,7 +111,8 @@ class ClaudeGrader:
         share_of = dict(zip((question.key for question in questions), spent.shares(len(questions)), strict=True))
         graded = [question for question in questions if question.key in verdicts]
         verdicts = {question.key: self._paid(verdicts[question.key], share_of[question.key]) for question in graded}
-        await store(_answers(graded, verdicts.values()))
+        if graded:
+            await store(_answers(graded, verdicts.values()))
         missing = [question for question in questions if question.key not in verdicts]
         singles = await asyncio.gather(*(self._grade_one(it, share_of[it.key], store) for it in missing))
         verdicts |= {question.key: single for question, single in zip(missing, singles, strict=True)}

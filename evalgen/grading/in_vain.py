@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
-from evalgen.errors import GraderUnavailable
-from evalgen.grading.messages import REFUSED
 from evalgen.records import Answer
 
 MANY_QUESTIONS = 50
-SEVERAL_PROMPTS = 2  # one may be of a kind that this judge cannot take
+
+log = logging.getLogger(__name__)
 
 
 class AskedInVain:
-    """Counts questions until one gets a verdict. A refusal is one in this sense: the judge knows what it was asked."""
+    """Warns once if none of the first questions got a verdict. The job goes on: others may get one."""
 
     def __init__(self) -> None:
-        self._is_useful = False
         self._num_questions = 0
-        self._prompts: set[str] = set()
+        self._is_settled = False  # one had a verdict, or it has been said that none did
 
     def note(self, answers: Sequence[Answer]) -> None:
-        """Takes what became of some questions.
-
-        Raises:
-            GraderUnavailable: none of many has a verdict.
-        """
+        """Takes what became of some questions."""
         for answer in answers:
-            error = answer.verdict.error or ""
-            self._is_useful |= answer.verdict.kind != "ungraded" or REFUSED in error
-            if self._is_useful:
+            if self._is_settled:
                 return
             self._num_questions += 1
-            self._prompts.add(answer.question.prompt)
-            if self._num_questions >= MANY_QUESTIONS and len(self._prompts) >= SEVERAL_PROMPTS:
-                raise GraderUnavailable(
-                    f"none of the first {self._num_questions} questions got a verdict; the last: {error}. Check "
-                    "--grader_model, and that the server at ANTHROPIC_BASE_URL can give structured replies"
+            self._is_settled = answer.verdict.kind != "ungraded" or self._num_questions == MANY_QUESTIONS
+            if answer.verdict.kind == "ungraded" and self._is_settled:
+                log.warning(
+                    "none of the first %d questions got a verdict; the last: %s. Check --grader_model, and that the "
+                    "server at ANTHROPIC_BASE_URL can give structured replies",
+                    self._num_questions,
+                    answer.verdict.error,
                 )

@@ -29,7 +29,6 @@ from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, Question, Verdict
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
 MAX_TOKENS_MORE = 200  # for each question of a pack
-REFUSED = "the judge refused the question (stop_reason refusal)"
 
 
 class NotAMessage(GradingError):
@@ -95,7 +94,7 @@ def message_text(message: Message) -> str:
         GradingError: a refusal, a reply cut short, or no text.
     """
     if message.stop_reason == "refusal":
-        raise GradingError(REFUSED)
+        raise GradingError("the judge refused the question (stop_reason refusal)")
     if message.stop_reason not in ("end_turn", "stop_sequence"):
         raise GradingError(f"the judge's reply is incomplete (stop_reason {message.stop_reason})")
     # By type, not by place: a model that thinks puts its thinking block first.

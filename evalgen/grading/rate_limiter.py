@@ -27,6 +27,7 @@ from evalgen.grading.token_bucket import TokenBucket
 from evalgen.records import Limits
 
 PACE = 0.99  # of a limit that the server announces: requests do not arrive as evenly as they are sent
+LONGEST_HOLD_S = 60.0  # of all requests, for one that failed
 log = logging.getLogger(__name__)
 
 
@@ -184,7 +185,10 @@ class RateLimiter:
         self._follow(granted.demand.model, outcome.limits, now)
         if self._spending is not None:
             self._spending.settle(outcome.lease.id, outcome.cost_usd)
-        self._closed_until = max(self._closed_until, now + outcome.retry_after_s)
+        hold_s = outcome.retry_after_s
+        if outcome.kind == "failed" and not outcome.is_down:
+            hold_s = min(hold_s, LONGEST_HOLD_S)  # it may be that question alone, and others would find out
+        self._closed_until = max(self._closed_until, now + hold_s)
         if outcome.kind == "throttled":
             self.num_throttled += 1
             for bucket in self._buckets.values():

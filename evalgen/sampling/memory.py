@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(kw_only=True)
 class Capacity:
-    """What a replica has found that its memory suffices for, by running out of it: for good, over all of its units."""
+    """What memory was found to suffice for, by running out of it: with one model, and prompts of about one length."""
 
     max_prompts: int = sys.maxsize  # evaluated together
     max_rows: int = sys.maxsize  # prefixes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.samples import samples_table
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.independent import sample_independently
-from evalgen.sampling.memory import Capacity
+from evalgen.sampling.memory import Capacity, free_bytes
 from evalgen.sampling.model import SPREAD, Device, LoadedModel, load_model, read_ahead
 from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
@@ -43,11 +44,15 @@ class _Held:
 class Replica:
     """Samples unit after unit; a checkpoint is loaded when the first unit of it comes, in place of the one before."""
 
-    def __init__(self, device: Device, budget_bytes: int | None = None) -> None:
-        """`budget_bytes` is for what is kept between evaluations; None: a share of the memory that is free then."""
+    def __init__(self, device: Device, budget_bytes: int | None = None, num_sharing: int = 1) -> None:
+        """`budget_bytes` is for what is kept between evaluations; None: a share of the memory that is free then.
+
+        `num_sharing` replicas have that memory together.
+        """
         self._device = device
         self._budget_bytes = budget_bytes
-        self._capacity = Capacity()
+        self._num_sharing = num_sharing
+        self._capacities: defaultdict[int, Capacity] = defaultdict(Capacity)  # by prompt length, about
         self._ran_out_of_memory = False
         self._held: _Held | None = None
 
@@ -63,7 +68,11 @@ class Replica:
         if next_checkpoint:
             read_ahead(next_checkpoint)
         ready = time.perf_counter()
-        result = SAMPLERS[unit.sampler](loaded, unit, self._budget_bytes, self._capacity)
+        budget_bytes = self._budget_bytes
+        if budget_bytes is None and self._num_sharing > 1:
+            budget_bytes = free_bytes(loaded.devices) // self._num_sharing
+        capacity = self._capacities[max(len(query.prompt) for query in unit.queries).bit_length()]
+        result = SAMPLERS[unit.sampler](loaded, unit, budget_bytes, capacity)
         if result.out_of_memory_halvings and not self._ran_out_of_memory:
             log.warning("out of memory while sampling; going on with smaller batches, no draw is lost")
             self._ran_out_of_memory = True
@@ -89,6 +98,7 @@ class Replica:
             self._held = None  # before the next is read: two models may not fit on the device
             loaded = load_model(checkpoint, dtype, self._device)
             digest = WeightsDigest(weight_files(checkpoint.path))
+            self._capacities.clear()
             self._held = _Held(checkpoint=checkpoint, dtype=dtype, loaded=loaded, digest=digest)
         return self._held
 

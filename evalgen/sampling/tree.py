@@ -200,8 +200,9 @@ class Tree:
         while start < len(whole.nodes):
             stop = start + most
             if whole.parents is not None:
-                by_leaves = int(np.searchsorted(leaves[start:].cumsum(), self._limits.max_leaves, side="right"))
-                stop = start + min(most, max(by_leaves, self._limits.max_nodes))
+                # Of a slice that may yet grow, what it may grow to counts.
+                by_leaves = int(np.searchsorted(leaves[start:].cumsum(), min(self._limits.max_leaves, most), "right"))
+                stop = start + max(by_leaves, min(self._limits.max_nodes, most))
             yield _Slice(nodes=whole.nodes.part(start, stop), parents=whole.parents)
             start = stop
 

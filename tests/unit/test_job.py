@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AddedToken, AutoModelForCausalLM
 
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError, InputError, LoadFailed
@@ -133,6 +133,18 @@ def test_a_stop_string_that_no_text_can_have_is_refused(tiny_run: Path) -> None:
     special = load_tokenizer(plan.checkpoint.tokenizer_path).all_special_tokens[0]
     with pytest.raises(InputError, match=r"is a special token of .* and never in a text; .* eos_token_id"):
         resolve_job(config_of(tiny_run, "--stop_strings", f"x{special}"))
+
+
+def test_a_special_token_without_a_name_is_one_too(tiny_run: Path, tmp_path: Path) -> None:
+    run = copy_of(tiny_run, tmp_path / "run")
+    directory = run / "all_docs_runs/seed42.json/tokenizer.json"
+    tokenizer = load_tokenizer(str(directory))
+    unnamed = tokenizer.convert_ids_to_tokens(300)
+    tokenizer.add_tokens([AddedToken(unnamed, special=True)], special_tokens=True)
+    tokenizer.save_pretrained(str(directory))
+    assert unnamed not in load_tokenizer(str(directory)).all_special_tokens
+    with pytest.raises(InputError, match="is a special token of"):
+        resolve_job(config_of(run, "--stop_strings", unnamed))
 
 
 def test_a_run_without_eval_datasets_or_tokenizer_is_refused(tiny_run: Path, tmp_path: Path) -> None:

@@ -204,7 +204,8 @@ class Limited:
         return getattr(self.model, name)
 
     def __call__(self, *, input_ids: torch.Tensor, **options: Any) -> Any:
-        if len(input_ids) > (self.max_rows if input_ids.shape[1] == 1 else min(self.max_rows, self.max_prompts)):
+        most = self.max_rows if input_ids.shape[1] == 1 else min(self.max_rows, self.max_prompts)
+        if len(input_ids) > most:
             self.failures += 1
             raise self.error
         self.rows.append(len(input_ids))

@@ -253,6 +253,16 @@ def test_retry_after_holds_back_everyone(kind: Any) -> None:
     run_in_virtual_time(scenario())
 
 
+def test_one_question_that_fails_with_a_long_retry_after_holds_back_the_others_for_a_minute() -> None:
+    async def scenario() -> None:
+        gate, started_at = limiter(), now()
+        await gate.settle([Outcome(lease=await one(gate), kind="failed", retry_after_s=3_600)])
+        await one(gate)
+        assert now() - started_at == pytest.approx(60)
+
+    run_in_virtual_time(scenario())
+
+
 def test_of_several_models_the_lowest_limit_holds_whichever_answered_last(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         gate = limiter()
