@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
-from evalgen.grading.desk import MOST_CHARS_OF_A_PACK
-from evalgen.grading.messages import message_params, model_name, pack_params
+from evalgen.grading.messages import MOST_CHARS_OF_A_PACK, message_params, model_name, pack_params
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.job import DatasetPlan

@@ -154,7 +154,8 @@ def prompt_statistics(plan: DatasetPlan, assembled: AssembledDataset) -> list[Pr
 
 
 def check_any_graded(datasets: Sequence[DatasetStatistics]) -> None:
-    """
+    """Whether the job's judges were of any use.
+
     Raises:
         JobStopped: questions were asked, and none got a verdict.
     """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from evalgen.grading.gathering import Gathered
 from evalgen.grading.in_vain import AskedInVain
 from evalgen.grading.limiter_records import RequestLimiter
+from evalgen.grading.messages import MOST_CHARS_OF_A_PACK
 from evalgen.grading.offline import grade_offline
 from evalgen.grading.presence import say_still_here
 from evalgen.grading.prices import PriceList
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
 REQUEST_TIMEOUT_S = 120.0  # of one to the judge
 LINGER_S = 0.01  # an answer waits so long for others to be stored with it: other questions are asked meanwhile
-MOST_CHARS_OF_A_PACK = 200_000  # of completions: longer prompts have another price, and a reply has so many tokens
 CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job
 
 

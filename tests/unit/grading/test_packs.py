@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from evalgen.grading.desk import MOST_CHARS_OF_A_PACK, packs
+from evalgen.grading.desk import packs
+from evalgen.grading.messages import MOST_CHARS_OF_A_PACK
 from evalgen.grading.prices import load_prices
 from evalgen.grading.question_text import PACK_REPLY_SCHEMA
 from evalgen.records import Question
