@@ -16,6 +16,7 @@ from ray.job_config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.job_log import RAY_IS_THERE, fields
 from evalgen.timings import Timings
+from ray_jobs.garbage import imported_for_good
 from ray_jobs.noise import without_noise
 from ray_jobs.stop import SIGNALS
 
@@ -37,7 +38,7 @@ def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callab
     with ExitStack() as until_ended:
         until_ended.enter_context(without_noise())
         until_ended.callback(_stop, timings)
-        with timings.stage("start_ray"):
+        with timings.stage("start_ray"), imported_for_good():
             thread = ThreadPoolExecutor(1)
             done = thread.submit(meanwhile)
             thread.shutdown(wait=False)  # after this call; where Ray does not start, Python waits for it at its end

@@ -21,6 +21,7 @@ from evalgen.job_log import JobLog
 from evalgen.load_config import check_can_write, load_config
 from evalgen.timings import Timings
 from ray_jobs.exit_codes import exit_code_of
+from ray_jobs.garbage import imported_for_good
 from ray_jobs.paths import path_root
 from ray_jobs.stop import Resumable
 
@@ -84,7 +85,7 @@ def run_job(
                 from evalgen.hub import check_can_push
 
                 check_can_push(config.push_to_hub)
-        with timings.stage("import"):
+        with timings.stage("import"), imported_for_good():
             import ray_jobs.pipeline  # noqa: F401 (used later, but here it is seen how long it takes)
             from evalgen.experiment import Experiment
             from ray_jobs.cluster import ray_session

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from evalgen.grading.prices import PriceList
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, Answer, GraderSpec, Question
 from ray_jobs.actor_logs import forward_warnings, in_one_line
+from ray_jobs.garbage import collect_garbage_seldom, imported_for_good
 
 if TYPE_CHECKING:
     from evalgen.config import JobConfig
@@ -41,7 +41,8 @@ class GradingActor:
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
         forward_warnings(store, "grading actor")
         if any(grader.model.startswith(CLAUDE_PREFIX) for grader in graders.values()):
-            import evalgen.grading.claude  # noqa: F401 (it takes seconds, and here nobody waits for an answer yet)
+            with imported_for_good():
+                import evalgen.grading.claude  # noqa: F401 (it takes seconds; here nobody waits for an answer yet)
         collect_garbage_seldom()
         self._store, self._graders = store, graders
         self._desk = GradingDesk(
@@ -67,16 +68,6 @@ class GradingActor:
         is_asked_now = (not question.grader.model.startswith(BATCH_PREFIX) for question in questions)
         kinds = pa.array([next(verdicts).kind if now else ASKED_LATER for now in is_asked_now], pa.string())
         return batch.select(["unit_id", "dataset", "num_questions"]).append_column("verdict", kinds)
-
-
-def collect_garbage_seldom() -> None:
-    """For a process that has imported what it needs.
-
-    A request leaves some hundred objects behind. With Python's defaults a quarter of a question's CPU went into looking
-    for them, and each look at everything, the SDK included, stopped all requests for longer than a judge may take.
-    """
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 5)  # a look at everything is a short one, once all that was imported is left out
 
 
 def grader_environment(config: JobConfig) -> dict[str, SecretStr]:

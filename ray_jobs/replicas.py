@@ -10,6 +10,7 @@ import ray
 
 from evalgen.errors import ConfigError
 from ray_jobs.cluster import num_cpus, num_free_gpus, num_gpus
+from ray_jobs.garbage import imported_for_good
 
 if TYPE_CHECKING:  # a sampling process finds `MakeReplica` here, and needs nothing of what these import
     from evalgen.config import JobConfig
@@ -57,9 +58,10 @@ class MakeReplica:
     def __call__(self) -> Engine:
         import os
 
-        import torch
+        with imported_for_good():
+            import torch
 
-        from evalgen.sampling.replica import Replica, own_device
+            from evalgen.sampling.replica import Replica, own_device
 
         if (given := ray.get_gpu_ids()) and not torch.cuda.is_available():
             log.warning("Ray gave this replica GPU %s, and torch sees none: it samples on the CPU", given)

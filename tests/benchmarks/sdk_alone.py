@@ -15,7 +15,7 @@ from evalgen.grading.connection import connect
 from evalgen.grading.messages import message_params
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
 from evalgen.records import GraderSpec, Question
-from ray_jobs.grading import collect_garbage_seldom
+from ray_jobs.garbage import collect_garbage_seldom
 from ray_jobs.stages import CONNECTIONS_PER_GRADING_ACTOR
 from tests.claude_calls import HAIKU
 
