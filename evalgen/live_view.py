@@ -171,10 +171,10 @@ def _judged_in_batches(progress: BatchProgress) -> str:
 
 
 def _paid_in_batches(progress: BatchProgress) -> str:
-    totals = progress.totals
-    failed = f", {totals.outcomes['failed']:,} failed" if totals.outcomes["failed"] else ""
-    cost = "cost unknown" if totals.num_unpriced else f"${totals.cost_usd:,.2f}"
-    return f"{totals.outcomes.total():,} requests have ended{failed}, {cost}"
+    requests = progress.totals.requests
+    failed = f", {requests.outcomes['failed']:,} failed" if requests.outcomes["failed"] else ""
+    cost = "cost unknown" if requests.num_unpriced else f"${requests.cost_usd:,.2f}"
+    return f"{requests.outcomes.total():,} requests have ended{failed}, {cost}"
 
 
 JUDGE_AWAY = "the judge's server fails: all requests wait until it is well"

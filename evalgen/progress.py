@@ -108,8 +108,8 @@ class Monitor:
             self._answered.add(now, progress.num_answered)
             if limiter is not None:
                 self._requests.add(now, progress.num_requests)
-                self._input_tokens.add(now, self._carried.total("input tokens", limiter.input_tokens))
-                self._output_tokens.add(now, self._carried.total("output tokens", limiter.output_tokens))
+                self._input_tokens.add(now, self._carried.total("input tokens", limiter.requests.input_tokens))
+                self._output_tokens.add(now, self._carried.total("output tokens", limiter.requests.output_tokens))
 
     def progress(self, now: float) -> Progress:
         with self._lock:
@@ -117,7 +117,7 @@ class Monitor:
 
     def _progress(self, now: float) -> Progress:
         store, limiter = self._store or NOTHING_STORED, self._limiter or LimiterState()
-        total, schedule = self._carried.total, store.schedule
+        total, schedule, requests = self._carried.total, store.schedule, limiter.requests
         verdicts = Counter({kind: int(total(kind, number)) for kind, number in sorted(store.verdicts.items())})
         num_questions = max(
             store.num_questions + int(total("reloaded", store.num_reloaded)), num_graded := sum(self._graded.values())
@@ -125,7 +125,7 @@ class Monitor:
         # What a dead grader had answered is counted again when another does; what came out is certain.
         num_answered = min(max(verdicts.total(), num_graded), num_questions)
         num_judged = verdicts["equivalent"] + verdicts["not_equivalent"]
-        spent_usd = total("cost", limiter.cost_usd) if limiter.spent_usd is None else limiter.spent_usd
+        spent_usd = total("cost", requests.cost_usd) if limiter.spent_usd is None else limiter.spent_usd
         return Progress(
             elapsed_s=now - self._begun_at,
             num_parts=self._num_units,
@@ -140,14 +140,14 @@ class Monitor:
             num_ungraded=verdicts["ungraded"],
             num_cached=int(total("cached", store.num_cached)),
             num_asked_again=int(total("asked again", store.num_asked_again)),
-            num_requests=int(total("requests", limiter.num_requests)),
+            num_requests=int(total("requests", requests.outcomes.total() - requests.outcomes["unsent"])),
             num_in_flight=limiter.num_in_flight,
-            num_throttled=int(total("throttled", limiter.num_throttled)),
+            num_throttled=int(total("throttled", requests.outcomes["throttled"])),
             requests_per_minute=self._requests.per_minute(now),
             input_tokens_per_minute=self._input_tokens.per_minute(now),
             output_tokens_per_minute=self._output_tokens.per_minute(now),
             limits=limiter.limits,
-            cost_usd=None if limiter.num_unpriced else spent_usd,
+            cost_usd=None if requests.num_unpriced else spent_usd,
             cap_usd=limiter.cap_usd,
             is_judge_away=limiter.breaker != "closed",
             eta_s=self._eta_s(schedule, store.num_questions, num_questions - num_answered, now),

@@ -15,6 +15,7 @@ from ray.util.metrics import Counter, Gauge
 
 from evalgen.grading.batch_progress import BatchProgress, BatchTotals
 from evalgen.grading.limiter_state import LimiterState
+from evalgen.grading.request_totals import RequestTotals
 from evalgen.grading.shared_verdicts import SharedVerdicts
 from evalgen.records import Checkpoint, Limits
 
@@ -101,8 +102,8 @@ class LimiterMetrics:
 
     def __init__(self) -> None:
         self._requests = _RequestMetrics()
-        self._throttled = Total("evalgen_throttled", "requests that the server put off with a 429")
-        self._wait = Total("evalgen_limiter_wait_seconds", "that requests waited for their turn, all together")
+        self._throttled = Total("evalgen_throttled", "requests that the server put off with a 429", ("grader",))
+        self._wait = Total("evalgen_limiter_wait_seconds", "that requests waited for their turn, in all", ("grader",))
         self._limits = {
             it.name: Level(f"evalgen_limit_{it.name}_per_minute", "that the job keeps to; absent: none is known")
             for it in fields(Limits)
@@ -110,9 +111,10 @@ class LimiterMetrics:
         self._breaker = Level("evalgen_breaker_open", "1 while the judge's server fails and all requests wait")
 
     def export(self, state: LimiterState) -> None:
-        self._requests.export(state, state.num_in_flight)
-        self._throttled.bring_to(state.num_throttled)
-        self._wait.bring_to(state.wait_s)
+        self._requests.export(state.requests_of, state.num_in_flight)
+        for grader, totals in state.requests_of.items():
+            self._throttled.bring_to(totals.outcomes["throttled"], grader)
+            self._wait.bring_to(totals.wait_s, grader)
         for name, level in self._limits.items():
             level.set(getattr(state.limits, name))
         self._breaker.set(int(state.breaker != "closed"))
@@ -126,7 +128,7 @@ class BatchMetrics:
 
     def export(self, progress: BatchProgress) -> None:
         self._questions.export(progress.totals, progress.num_waiting)
-        self._requests.export(progress.totals, progress.num_processing)
+        self._requests.export(progress.totals.requests_of, progress.num_processing)
 
 
 class _QuestionMetrics:
@@ -153,17 +155,19 @@ class _RequestMetrics:
     """Of whoever knows what became of the requests."""
 
     def __init__(self) -> None:
-        self._requests = Total("evalgen_requests", "grading requests that have ended", ("outcome",))
-        self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them")
-        self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with")
-        self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known")
+        self._requests = Total("evalgen_requests", "grading requests that have ended", ("grader", "outcome"))
+        self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them", ("grader",))
+        self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with", ("grader",))
+        self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known", ("grader",))
         self._in_flight = Level("evalgen_requests_in_flight", "grading requests under way")
 
-    def export(self, totals: LimiterState | BatchTotals, num_in_flight: int) -> None:
-        _bring_all(self._requests, totals.outcomes.items())
-        self._input_tokens.bring_to(totals.input_tokens)
-        self._output_tokens.bring_to(totals.output_tokens)
-        self._cost.bring_to(totals.cost_usd)
+    def export(self, requests_of: Mapping[str, RequestTotals], num_in_flight: int) -> None:
+        for grader, totals in requests_of.items():
+            for outcome, number in totals.outcomes.items():
+                self._requests.bring_to(number, grader, outcome)
+            self._input_tokens.bring_to(totals.input_tokens, grader)
+            self._output_tokens.bring_to(totals.output_tokens, grader)
+            self._cost.bring_to(totals.cost_usd, grader)
         self._in_flight.set(num_in_flight)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.grafana.queries import (
     ANSWERED,
+    ANSWERS,
     ANSWERS_A_SECOND,
     ASKED_IN_ALL,
     CHECKPOINTS,
@@ -290,16 +291,18 @@ LIMITER = (
 COST = (
     Panel(
         title="Dollars",
-        description="What the judge has cost in this part of the job.",
-        queries=(("cost", f"sum({asked('cost_usd')})"),),
+        description="What each judge has cost in this part of the job.",
+        queries=(("{{grader}}", f"sum by (grader) ({asked('cost_usd')})"),),
         unit="currencyUSD",
+        is_stacked=True,
         no_data="nothing is paid yet",
     ),
     Panel(
         title="Dollars an hour",
         description="At the pace of the moment. --max_grading_cost_usd caps the sum, over all parts of a job.",
-        queries=(("cost", f"3600 * sum({rate('cost_usd')})"),),
+        queries=(("{{grader}}", f"3600 * sum by (grader) ({rate('cost_usd')})"),),
         unit="currencyUSD",
+        is_stacked=True,
         no_data="nothing is paid yet",
     ),
     Panel(
@@ -312,7 +315,7 @@ COST = (
     Panel(
         title="Dollars for a thousand verdicts",
         description="Verdicts from the cache count among them.",
-        queries=(("cost", f"1000 * sum({asked('cost_usd')}) / ({ANSWERED} > 0)"),),
+        queries=(("{{grader}}", f"1000 * sum by (grader) ({asked('cost_usd')}) / (sum by (grader) ({ANSWERS}) > 0)"),),
         unit="currencyUSD",
         no_data="nothing is paid yet",
     ),

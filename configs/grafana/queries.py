@@ -40,7 +40,8 @@ PLANNED = f"sum(max by (run, checkpoint) ({gauge('units_planned', CHECKPOINTS)})
 ENDED = f"((sum({sampled('units_done')}) or vector(0)) + (sum({sampled('units_failed')}) or vector(0)))"
 UNITS_LEFT = f"({PLANNED} - {ENDED})"
 WAITING = f"sum({gauge('questions_waiting')})"
-ANSWERED = f"(sum({judged('questions_answered')}) or vector(0))"
+ANSWERS = judged("questions_answered")
+ANSWERED = f"(sum({ANSWERS}) or vector(0))"
 ANSWERS_A_SECOND = f"(sum({rate('questions_answered', over='1m')}) > 0)"
 EQUIVALENT, JUDGED = (judged("questions_answered", f",verdict{it}") for it in ('="equivalent"', '!="ungraded"'))
 ASKED_IN_ALL = f"({ANSWERED} + {WAITING})"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from evalgen.grading.request_totals import RequestTotals
 from evalgen.job_log import known_figures
 from evalgen.records import Answer, VerdictKind
 
@@ -29,20 +30,21 @@ class BatchTotals:
     answered: Counter[tuple[str, VerdictKind]] = field(default_factory=Counter)  # for good, by model of the grader
     cached: Counter[str] = field(default_factory=Counter)  # by grader: an earlier experiment paid
     asked_again: Counter[str] = field(default_factory=Counter)  # by grader: questions that took several requests
-    outcomes: Counter[str] = field(default_factory=Counter)  # of the requests in batches that have ended
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float = 0.0  # of the requests whose cost is known
-    num_unpriced: int = 0
+    requests_of: dict[str, RequestTotals] = field(default_factory=dict)  # by grader, in batches that have ended
 
-    def note_item(self, outcome: Outcome) -> None:
+    @property
+    def requests(self) -> RequestTotals:
+        """Of all graders."""
+        return RequestTotals.of_all(self.requests_of.values())
+
+    def note_item(self, grader: str, outcome: Outcome) -> None:
         """What a batch brought for one of its requests."""
-        verdict = outcome.verdict
-        self.outcomes[REQUEST_OUTCOMES[outcome.fate]] += 1
-        self.input_tokens += verdict.input_tokens
-        self.output_tokens += verdict.output_tokens
-        self.cost_usd += verdict.cost_usd or 0.0
-        self.num_unpriced += verdict.cost_usd is None
+        verdict, totals = outcome.verdict, self.requests_of.setdefault(grader, RequestTotals())
+        totals.outcomes[REQUEST_OUTCOMES[outcome.fate]] += 1
+        totals.input_tokens += verdict.input_tokens
+        totals.output_tokens += verdict.output_tokens
+        totals.cost_usd += verdict.cost_usd or 0.0
+        totals.num_unpriced += verdict.cost_usd is None
 
     def note_answer(self, answer: Answer) -> None:
         """A question will not be asked any more."""
@@ -80,7 +82,7 @@ class BatchProgress:
 
     def fields(self) -> dict[str, Any]:
         """Flat, for logs and charts; without what is not known."""
-        totals = self.totals
+        totals, requests = self.totals, self.totals.requests
         return known_figures(
             {
                 "num_batches": self.num_batches,
@@ -91,10 +93,10 @@ class BatchProgress:
                 "num_ungraded": totals.of_kind("ungraded"),
                 "num_cached": totals.cached.total(),
                 "num_asked_again": totals.asked_again.total(),
-                "num_requests": totals.outcomes.total(),
-                "input_tokens": totals.input_tokens,
-                "output_tokens": totals.output_tokens,
-                "cost_usd": None if totals.num_unpriced else totals.cost_usd,
+                "num_requests": requests.outcomes.total(),
+                "input_tokens": requests.input_tokens,
+                "output_tokens": requests.output_tokens,
+                "cost_usd": None if requests.num_unpriced else requests.cost_usd,
                 "oldest_age_s": self.oldest_age_s,
             }
         )

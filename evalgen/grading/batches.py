@@ -247,7 +247,7 @@ class _BatchGrader:
         for key, question in self._ledger.questions(batch).items():
             outcome = outcome_of_item(question, results.get(key), self._prices)
             refusal = refusal or outcome.refusal
-            self._totals.note_item(outcome)
+            self._totals.note_item(question.grader.model, outcome)
             outcome = self._final(key, outcome)
             if outcome.fate in without:
                 without[outcome.fate].append(key)

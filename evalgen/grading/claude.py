@@ -180,7 +180,7 @@ class ClaudeGrader:
         body = json.dumps(params, ensure_ascii=False).encode()
         demand = Demand(
             topic=questions[0].key,
-            model=spent.model,
+            grader=questions[0].grader.model,
             num_bytes=len(body),
             num_questions=len(questions),
             most_usd=self._prices.most_usd(spent.model, len(body), params["max_tokens"]),

@@ -14,7 +14,7 @@ class Demand:
     """What one request will take."""
 
     topic: str  # key of a question in it
-    model: str = ""  # that is asked; each has limits of its own
+    grader: str = ""  # whose model is asked: `GraderSpec.model`. Each has limits of its own
     num_bytes: int  # of what is sent
     num_questions: int = 1
     most_usd: float = 0.0  # it can cost no more

@@ -7,12 +7,13 @@ several requests in one call, and tell later what became of them; what a dead pr
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import logging
 import math
 import secrets
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -22,6 +23,7 @@ from evalgen.grading.expected_tokens import ExpectedTokens
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.presence import HEARTBEAT_S, Presence
+from evalgen.grading.request_totals import RequestTotals
 from evalgen.grading.spending import Spending
 from evalgen.grading.token_bucket import TokenBucket
 from evalgen.records import Limits
@@ -56,7 +58,9 @@ class RateLimiter:
         self._limits, self._breaker, self._spending = limits or Limits(), breaker, spending
         self._clock = clock
         self._buckets = {it.name: TokenBucket(getattr(self._limits, it.name), clock()) for it in fields(Limits)}
-        self._announced: dict[str, dict[str, float]] = {it.name: {} for it in fields(Limits)}  # by the server, by model
+        self._announced: dict[str, dict[str, float]] = {
+            it.name: {} for it in fields(Limits)
+        }  # by the server, by grader
         self._expected = ExpectedTokens()
         self._leases: dict[int, _Granted] = {}
         self._id = secrets.randbits(60)
@@ -66,11 +70,8 @@ class RateLimiter:
         self._has_heard = False  # of the server
         self._turn = asyncio.Lock()  # asyncio's locks are fair: the order of arrival is the order of service
         self._changed = asyncio.Event()
-        self.num_granted = self.num_throttled = self.num_reclaimed = 0
-        self.wait_s = 0.0  # summed over the calls of `acquire`
-        self._outcomes: Counter[str] = Counter()
-        self._input_tokens = self._output_tokens = self._num_unpriced = 0
-        self._cost_usd = 0.0
+        self.num_granted = self.num_reclaimed = 0
+        self._requests_of: defaultdict[str, RequestTotals] = defaultdict(RequestTotals)  # by grader
 
     @property
     def num_in_flight(self) -> int:
@@ -80,13 +81,8 @@ class RateLimiter:
     def state(self) -> LimiterState:
         spending = self._spending
         return LimiterState(
-            outcomes=dict(self._outcomes),
+            requests_of=copy.deepcopy(dict(self._requests_of)),
             num_in_flight=self.num_in_flight,
-            input_tokens=self._input_tokens,
-            output_tokens=self._output_tokens,
-            cost_usd=self._cost_usd,
-            num_unpriced=self._num_unpriced,
-            wait_s=self.wait_s,
             limits=Limits(**{name: bucket.per_minute for name, bucket in self._buckets.items()}),
             breaker=self._breaker.state,
             spent_usd=None if spending is None else spending.spent_usd,
@@ -159,7 +155,7 @@ class RateLimiter:
             leases.append(self._grant(demand, holder))
         if self._spending is not None:
             self._spending.write_down()
-        self.wait_s += self._clock() - asked_at
+        self._requests_of[demands[0].grader].wait_s += self._clock() - asked_at
         return leases
 
     def _grant(self, demand: Demand, holder: str) -> Lease:
@@ -181,8 +177,8 @@ class RateLimiter:
         now = self._clock()
         self._connections.settle(granted.holder)
         self._has_heard |= outcome.kind in ("answered", "rejected", "throttled")
-        self._count(outcome)
-        self._follow(granted.demand.model, outcome.limits, now)
+        _count(outcome, self._requests_of[granted.demand.grader])
+        self._follow(granted.demand.grader, outcome.limits, now)
         if self._spending is not None:
             self._spending.settle(outcome.lease.id, outcome.cost_usd)
         hold_s = outcome.retry_after_s
@@ -190,7 +186,6 @@ class RateLimiter:
             hold_s = min(hold_s, LONGEST_HOLD_S)  # it may be that question alone, and others would find out
         self._closed_until = max(self._closed_until, now + hold_s)
         if outcome.kind == "throttled":
-            self.num_throttled += 1
             for bucket in self._buckets.values():
                 bucket.drain()
         if outcome.kind == "answered" and outcome.input_tokens:
@@ -210,22 +205,14 @@ class RateLimiter:
         else:
             self._breaker.answered()
 
-    def _count(self, outcome: Outcome) -> None:
-        self._outcomes[outcome.kind] += 1
-        self._input_tokens += outcome.input_tokens
-        self._output_tokens += outcome.output_tokens
-        self._cost_usd += outcome.cost_usd or 0.0
-        # A reply that could not be read has no tokens either, and says nothing of the model's price.
-        self._num_unpriced += outcome.kind == "answered" and outcome.input_tokens > 0 and outcome.cost_usd is None
-
-    def _follow(self, model: str, announced: Limits, now: float) -> None:
-        """The server's limits may change at any time; the user's hold all the same. Of several models the lowest do."""
+    def _follow(self, grader: str, announced: Limits, now: float) -> None:
+        """The server's limits may change at any time; the user's hold all the same. Of several judges the lowest do."""
         for name, bucket in self._buckets.items():
             limit, own = getattr(announced, name), getattr(self._limits, name)
             if limit is not None:
-                of_models = self._announced[name]
-                of_models[model] = limit
-                pace = min(PACE * min(of_models.values()), own or math.inf)
+                of_graders = self._announced[name]
+                of_graders[grader] = limit
+                pace = min(PACE * min(of_graders.values()), own or math.inf)
                 if pace != bucket.per_minute:
                     self._tell(name, bucket.per_minute, pace)
                     bucket.set_rate(pace, now)
@@ -257,3 +244,12 @@ class RateLimiter:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+def _count(outcome: Outcome, totals: RequestTotals) -> None:
+    totals.outcomes[outcome.kind] += 1
+    totals.input_tokens += outcome.input_tokens
+    totals.output_tokens += outcome.output_tokens
+    totals.cost_usd += outcome.cost_usd or 0.0
+    # A reply that could not be read has no tokens either, and says nothing of the model's price.
+    totals.num_unpriced += outcome.kind == "answered" and outcome.input_tokens > 0 and outcome.cost_usd is None

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from evalgen.grading.batch_progress import BatchProgress, BatchTotals
+from evalgen.grading.request_totals import RequestTotals
 from evalgen.live_view import (
     LINE_EVERY_S,
     SAME_LINE_EVERY_S,
@@ -97,8 +98,7 @@ BATCHES = BatchProgress(
         answered=Counter({(JUDGE, "equivalent"): 99, (JUDGE, "not_equivalent"): 200, (JUDGE, "ungraded"): 3}),
         cached=Counter({JUDGE: 6}),
         asked_again=Counter({JUDGE: 2}),
-        outcomes=Counter({"answered": 298, "failed": 2}),
-        cost_usd=0.125,
+        requests_of={JUDGE: RequestTotals(outcomes=Counter({"answered": 298, "failed": 2}), cost_usd=0.125)},
     ),
 )
 
@@ -252,7 +252,8 @@ def test_while_batches_are_waited_for_a_line_now_and_then_says_for_how_long(capl
 
 
 def test_of_batches_what_is_not_known_is_not_made_up_and_what_waits_is_named() -> None:
-    just_sent = replace(BATCHES, num_ended=0, num_known=0, totals=BatchTotals(num_unpriced=1), is_held_back=True)
+    unpriced = BatchTotals(requests_of={JUDGE: RequestTotals(num_unpriced=1)})
+    just_sent = replace(BATCHES, num_ended=0, num_known=0, totals=unpriced, is_held_back=True)
     text = "\n".join(drawn_panel(batch_panel(just_sent)))
     assert "0 of 702" in text and "- equivalent" in text and "cost unknown" in text and "more are sent" in text
     all_ended = replace(BATCHES, num_ended=4, num_waiting=0, oldest_age_s=None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from evalgen.grading.limiter_state import LimiterState
+from evalgen.grading.request_totals import RequestTotals
 from evalgen.progress import NOTHING_STORED, Carried, Monitor, StoreFigures, Window, eta_s
 from evalgen.records import GradedUnit, Limits
 from evalgen.schedule import ScheduleFigures
@@ -23,6 +25,10 @@ def graded(unit_id: str, num_questions: int) -> GradedUnit:
 
 def stored(**figures: object) -> StoreFigures:
     return replace(NOTHING_STORED, **figures)  # type: ignore[arg-type]
+
+
+def asked(**totals: object) -> LimiterState:
+    return LimiterState(requests_of={"judge": RequestTotals(**totals)})  # type: ignore[arg-type]
 
 
 def scheduled(**figures: object) -> ScheduleFigures:
@@ -114,8 +120,8 @@ def test_units_that_came_out_count_even_if_the_store_forgot_their_answers() -> N
 
 def test_a_limiter_that_died_takes_neither_money_nor_requests_with_it() -> None:
     monitor = Monitor(NO_WORK, now=0.0)
-    monitor.update(None, LimiterState(outcomes={"answered": 40, "throttled": 2}, cost_usd=1.5), 1.0)
-    monitor.update(None, LimiterState(outcomes={"answered": 1}, cost_usd=0.25), 2.0)
+    monitor.update(None, asked(outcomes=Counter({"answered": 40, "throttled": 2}), cost_usd=1.5), 1.0)
+    monitor.update(None, asked(outcomes=Counter({"answered": 1, "unsent": 5}), cost_usd=0.25), 2.0)
     monitor.update(None, None, 3.0)  # it is busy
     progress = monitor.progress(3.0)
     assert (progress.num_requests, progress.num_throttled, progress.cost_usd) == (43, 2, 1.75)
@@ -123,14 +129,14 @@ def test_a_limiter_that_died_takes_neither_money_nor_requests_with_it() -> None:
 
 def test_with_a_cap_the_ledger_says_what_was_spent_over_all_parts_of_the_job() -> None:
     monitor = Monitor(NO_WORK, now=0.0)
-    monitor.update(None, LimiterState(cost_usd=0.5, spent_usd=3.0, cap_usd=5.0), 1.0)
+    monitor.update(None, replace(asked(cost_usd=0.5), spent_usd=3.0, cap_usd=5.0), 1.0)
     progress = monitor.progress(1.0)
     assert (progress.cost_usd, progress.cap_usd) == (3.0, 5.0)
 
 
 def test_a_cost_that_nobody_knows_is_not_shown_as_none() -> None:
     monitor = Monitor(NO_WORK, now=0.0)
-    monitor.update(None, LimiterState(outcomes={"answered": 3}, num_unpriced=3), 1.0)
+    monitor.update(None, asked(outcomes=Counter({"answered": 3}), num_unpriced=3), 1.0)
     progress = monitor.progress(1.0)
     assert progress.cost_usd is None
     assert "cost_usd" not in progress.fields()

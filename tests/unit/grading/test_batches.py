@@ -28,6 +28,7 @@ from evalgen.grading.batches import grade_in_batches
 from evalgen.grading.messages import MAX_TOKENS, message_params
 from evalgen.grading.prices import Price, PriceList
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
+from evalgen.grading.request_totals import RequestTotals
 from evalgen.grading.spending import Spending
 from evalgen.records import GraderSpec, Question
 from evalgen.verdict_store import VerdictStore, spent_usd
@@ -442,10 +443,14 @@ def test_progress_tells_of_batches_and_questions(api: BatchesApi, tmp_path: Path
         totals=BatchTotals(
             answered=Counter({(GRADER.model, "equivalent"): 5, (GRADER.model, "ungraded"): 1}),
             asked_again=Counter({GRADER.model: 1}),
-            outcomes=Counter({"answered": 5, "failed": 1, "rejected": 1}),
-            input_tokens=sum(row["input_tokens"] for row in rows),
-            output_tokens=sum(row["output_tokens"] for row in rows),
-            cost_usd=pytest.approx(sum(row["cost_usd"] for row in rows)),
+            requests_of={
+                GRADER.model: RequestTotals(
+                    outcomes=Counter({"answered": 5, "failed": 1, "rejected": 1}),
+                    input_tokens=sum(row["input_tokens"] for row in rows),
+                    output_tokens=sum(row["output_tokens"] for row in rows),
+                    cost_usd=pytest.approx(sum(row["cost_usd"] for row in rows)),
+                )
+            },
         ),
     )
 
@@ -459,8 +464,8 @@ def test_a_question_counts_once_however_often_it_is_asked_and_its_requests_each_
         assert progress.num_answered + progress.num_waiting == 6
     totals = told[-1].totals
     assert totals.answered == {(GRADER.model, "equivalent"): 5, (GRADER.model, "ungraded"): 1}
-    assert totals.asked_again == {GRADER.model: 2} and totals.outcomes == {"answered": 8, "failed": 1}
-    assert (totals.input_tokens, totals.output_tokens) == (
+    assert totals.asked_again == {GRADER.model: 2} and totals.requests.outcomes == {"answered": 8, "failed": 1}
+    assert (totals.requests.input_tokens, totals.requests.output_tokens) == (
         api.billed_tokens["input_tokens"],
         api.billed_tokens["output_tokens"],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ from evalgen.grading.leases import Leases
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.presence import SILENCE_S
 from evalgen.grading.rate_limiter import PACE, RateLimiter
+from evalgen.grading.request_totals import RequestTotals
 from evalgen.grading.server_limits import announced_limits
 from evalgen.grading.token_bucket import HELD_S
 from evalgen.records import Limits
@@ -69,7 +71,7 @@ def test_requests_are_spread_over_the_minute_and_served_in_order() -> None:
         assert [name for name, _ in served] == list(range(6))
         assert [at for _, at in served] == pytest.approx([0, 2, 4, 6, 8, 10])
         assert gate.num_granted == 1 + 6
-        assert gate.wait_s == pytest.approx(2 + 4 + 6 + 8 + 10)
+        assert gate.state().requests.wait_s == pytest.approx(2 + 4 + 6 + 8 + 10)
 
     run_in_virtual_time(scenario())
 
@@ -248,7 +250,7 @@ def test_retry_after_holds_back_everyone(kind: Any) -> None:
         await gate.settle([Outcome(lease=lease, kind=kind, retry_after_s=30)])
         await one(gate, "another process")
         assert now() - started_at == pytest.approx(30)
-        assert gate.num_throttled == (kind == "throttled")
+        assert gate.state().requests.outcomes["throttled"] == (kind == "throttled")
 
     run_in_virtual_time(scenario())
 
@@ -267,7 +269,7 @@ def test_of_several_models_the_lowest_limit_holds_whichever_answered_last(caplog
     async def scenario() -> None:
         gate = limiter()
         for per_minute, model in [(4_000, "fast"), (50, "slow")] * 3:
-            (lease,) = await gate.acquire([replace(demand(), model=model)], HOLDER)
+            (lease,) = await gate.acquire([replace(demand(), grader=model)], HOLDER)
             await gate.settle([answered(lease, limits=Limits(requests=per_minute))])
         assert gate.state().limits.requests == PACE * 50
 
@@ -465,7 +467,7 @@ def test_a_limit_that_would_let_nothing_through_is_refused(per_minute: float | N
 def test_its_state_says_what_became_of_requests_and_what_they_took() -> None:
     async def scenario() -> None:
         gate = limiter(requests=1_200, breaker=Breaker(900))
-        assert (gate.state().num_requests, gate.state().breaker) == (0, "closed")
+        assert (gate.state().requests_of, gate.state().breaker) == ({}, "closed")
         assert gate.state().limits == Limits(requests=pytest.approx(1_200))
         await gate.settle([answered(await one(gate), 300, 100, cost_usd=0.5)])
         await gate.settle([Outcome(lease=await one(gate), kind="throttled")])
@@ -475,14 +477,36 @@ def test_its_state_says_what_became_of_requests_and_what_they_took() -> None:
             await gate.settle([lost])
         held = await one(gate)
         state = gate.state()
-        assert state.outcomes == {"answered": 2, "throttled": 1, "unsent": 1}
-        assert (state.num_requests, state.num_throttled, state.num_in_flight, state.num_unpriced) == (3, 1, 1, 1)
-        assert (state.input_tokens, state.output_tokens, state.cost_usd) == (307, 103, 0.5)
+        assert (state.num_in_flight, state.requests) == (
+            1,
+            RequestTotals(
+                outcomes=Counter({"answered": 2, "throttled": 1, "unsent": 1}),
+                input_tokens=307,
+                output_tokens=103,
+                cost_usd=0.5,
+                num_unpriced=1,
+                wait_s=pytest.approx(2 * 60 / 1_200),  # the 429 emptied the bucket
+            ),
+        )
         assert state.cap_usd is None and state.spent_usd is None
         for topic in range(6):
             held = (await gate.acquire([demand(str(topic))], HOLDER))[0]
             await gate.settle([Outcome(lease=held, kind="failed", error="HTTP 529")])
         assert gate.state().breaker == "open"
+
+    run_in_virtual_time(scenario())
+
+
+def test_its_state_tells_graders_apart() -> None:
+    async def scenario() -> None:
+        gate = limiter(requests=60)
+        for grader, cost_usd in [("cheap", 0.25), ("dear", 4.0), ("cheap", 0.25)]:
+            (lease,) = await gate.acquire([replace(demand(), grader=grader)], HOLDER)
+            await gate.settle([answered(lease, 300, 100, cost_usd=cost_usd)])
+        cheap, dear = (gate.state().requests_of[grader] for grader in ("cheap", "dear"))
+        assert (cheap.cost_usd, cheap.outcomes, cheap.input_tokens) == (0.5, {"answered": 2}, 600)
+        assert (dear.cost_usd, dear.outcomes, dear.input_tokens) == (4.0, {"answered": 1}, 300)
+        assert cheap.wait_s + dear.wait_s == pytest.approx(gate.state().requests.wait_s) and dear.wait_s > 0
 
     run_in_virtual_time(scenario())
 
