@@ -25,10 +25,10 @@ class Spending:
         self._path = directory / LEDGER
         self._cap_usd = cap_usd
         lines, _ = read_journal(self._path)
-        last = lines[-1] if lines else {"spent_usd": 0.0, "reserved_usd": 0.0}
+        last = dict.fromkeys(("spent_usd", "reserved_usd", "inherited_usd"), 0.0) | (lines[-1] if lines else {})
         self._spent_usd: float = max(paid_usd, last["spent_usd"] + last["reserved_usd"])
-        # What of that was set aside by an earlier process, and may not have been spent.
-        self._inherited_usd = self._spent_usd - max(paid_usd, last["spent_usd"])
+        # What of that was set aside by earlier processes, and may not have been spent.
+        self._inherited_usd: float = self._spent_usd - max(paid_usd, last["spent_usd"] - last["inherited_usd"])
         self._reserved: dict[int, float] = {}  # by lease
         self._ledger = self._new_ledger()
 
@@ -94,7 +94,12 @@ class Spending:
         self._ledger.close()
 
     def _line(self) -> dict[str, float]:
-        return {"spent_usd": self._spent_usd, "reserved_usd": self.reserved_usd}
+        """The whole is what was paid for or may have been; `inherited_usd` is part of `spent_usd`."""
+        return {
+            "spent_usd": self._spent_usd,
+            "reserved_usd": self.reserved_usd,
+            "inherited_usd": self._inherited_usd,
+        }
 
     def _new_ledger(self) -> Journal:
         self._num_lines = 1

@@ -397,13 +397,16 @@ def test_a_cap_lets_batches_be_as_large_as_it_can_pay_for_and_goes_on_as_they_tu
     assert spending.reserved_usd == 0 and spending.spent_usd == pytest.approx(spent_usd(tmp_path / "verdicts"))
 
 
+@pytest.mark.parametrize("num_opened", [0, 1, 3])
 def test_what_a_stopped_job_sent_is_collected_under_the_same_cap_and_counts_at_its_cost(
-    api: BatchesApi, tmp_path: Path
+    num_opened: int, api: BatchesApi, tmp_path: Path
 ) -> None:
     cap_usd = most_usd(3) * 1.1
     with pytest.raises(Stopped):
         grade_under_cap(tmp_path, SIX, cap_usd, is_stopped=True)
     assert len(api.batches) == 1
+    for _ in range(num_opened):  # by the limiter of each job that goes on with the experiment
+        Spending(tmp_path / "verdicts", cap_usd, spent_usd(tmp_path / "verdicts"))
     spending = grade_under_cap(tmp_path, SIX, cap_usd)
     assert api.billed == dict.fromkeys(keys(*SIX), 1)
     assert spending.spent_usd == pytest.approx(spent_usd(tmp_path / "verdicts"))
