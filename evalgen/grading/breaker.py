@@ -16,6 +16,7 @@ from evalgen.errors import GraderUnavailable
 FAILURES_IN_A_ROW = 5  # with which the breaker opens
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 15.0  # so that a server is found well again soon after it is
+LONG_HOLD_S = 90.0  # a limit a minute does not explain it
 MANY_QUESTIONS = 3  # that fail, before the server is to blame and not what it is asked
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ class Breaker:
     """Times are of any one clock, in seconds."""
 
     def __init__(self, outage_budget_s: float) -> None:
-        """`outage_budget_s`: how long the server may answer nobody, before the job stops."""
+        """`outage_budget_s`: how long the server may answer nobody, or say that it will not, before the job stops."""
         self._outage_budget_s = outage_budget_s
         self._random = random.Random()  # jitter; decides nothing but when
         self._num_failures = 0  # since the last answer
@@ -35,6 +36,7 @@ class Breaker:
         self._pause_s = 0.0  # 0: closed
         self._open_until = -math.inf
         self._probe: int | None = None
+        self._hold_until, self._hold_error = -math.inf, ""
         self._last_error = ""
 
     @property
@@ -50,14 +52,22 @@ class Breaker:
             GraderUnavailable: the server has answered nobody for too long.
         """
         self._check_outage(now)
+        hold_s = max(0.0, self._hold_until - now)
         if not self._pause_s:
-            return 0.0
-        return math.inf if self._probe is not None else max(0.0, self._open_until - now)
+            return hold_s
+        return math.inf if self._probe is not None else max(hold_s, self._open_until - now)
 
     def sent(self, lease: int) -> None:
         """A request goes. While the breaker is not closed it is the probe."""
         if self._pause_s:
             self._probe = lease
+
+    def hold(self, seconds: float, error: str, now: float) -> None:
+        """The server wants no request for so long."""
+        if seconds >= LONG_HOLD_S and self._hold_until <= now:
+            log.warning("the judge's server wants no request for %.0f s (%s)", seconds, error)
+        if now + seconds > self._hold_until:
+            self._hold_until, self._hold_error = now + seconds, error
 
     def refused(self, lease: int, topic: str, error: str, now: float) -> None:
         """The server said when to come back. That opens nothing, but is no answer: some day it is an outage."""
@@ -106,6 +116,11 @@ class Breaker:
         self._probe = None
 
     def _check_outage(self, now: float) -> None:
+        if (hold_s := self._hold_until - now) > self._outage_budget_s:
+            raise GraderUnavailable(
+                f"the judge's server wants no request for {hold_s / 60:.0f} minutes, "
+                f"and --max_outage_minutes is {self._outage_budget_s / 60:g} ({self._hold_error})"
+            )
         if self._failing_since is None or not (self._is_down or len(self._failing) >= MANY_QUESTIONS):
             return
         outage_s = now - self._failing_since

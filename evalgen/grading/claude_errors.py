@@ -6,7 +6,10 @@ Sources: https://platform.claude.com/docs/en/api/errors and .../api/rate-limits,
 
 from __future__ import annotations
 
+import math
 import re
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import anthropic
@@ -39,13 +42,29 @@ def is_transient(error: BaseException) -> bool:
 
 
 def retry_after_s(error: BaseException | None) -> float:
-    """Seconds the server asks us to wait (its ``retry-after`` header), 0 if it does not say."""
+    """Seconds the server asks us to wait (its ``retry-after`` header), 0 if it does not say.
+
+    Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+    """
     if not isinstance(error, anthropic.APIStatusError):
         return 0.0
+    headers = error.response.headers
+    told = headers.get("retry-after", "")
     try:
-        return max(0.0, float(error.response.headers.get("retry-after", "")))
+        seconds = float(told)
     except ValueError:
-        return 0.0
+        until = _date(told)
+        now = _date(headers.get("date", "")) or datetime.now(UTC)  # the server's clock, if we know it
+        seconds = 0.0 if until is None else (until - now).total_seconds()
+    return seconds if 0 < seconds < math.inf else 0.0
+
+
+def _date(header: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(header)
+    except (ValueError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def outcome_of(error: anthropic.AnthropicError, lease: Lease) -> Outcome:
@@ -55,7 +74,7 @@ def outcome_of(error: anthropic.AnthropicError, lease: Lease) -> Outcome:
     if isinstance(error, anthropic.APIStatusError):
         limits = announced_limits(error.response.headers)
     if is_transient(error):
-        is_told_when = isinstance(error, anthropic.RateLimitError) and "retry-after" in error.response.headers
+        is_told_when = isinstance(error, anthropic.RateLimitError) and retry_after_s(error) > 0
         kind = "throttled" if is_told_when else "failed"
     return Outcome(
         lease=lease,

@@ -66,7 +66,6 @@ class RateLimiter:
         self._id = secrets.randbits(60)
         self._lease_ids = itertools.count(self._id)  # never those of a limiter that died before this one
         self._presence = Presence(clock)
-        self._closed_until = -math.inf  # the server said when to come back
         self._has_heard = False  # of the server
         self._turn = asyncio.Lock()  # asyncio's locks are fair: the order of arrival is the order of service
         self._changed = asyncio.Event()
@@ -125,7 +124,7 @@ class RateLimiter:
         """0 if a request may go now, else the longest wait after which to look again."""
         now = self._clock()
         self._reclaim()
-        pauses = [self._closed_until - now, self._breaker.pause_s(now)]
+        pauses = [self._breaker.pause_s(now)]
         pauses += [
             bucket.pause_s(amount, now)
             for bucket, amount in zip(self._buckets.values(), self._takes(demand), strict=True)
@@ -184,7 +183,7 @@ class RateLimiter:
         hold_s = outcome.retry_after_s
         if outcome.kind == "failed" and not outcome.is_down:
             hold_s = min(hold_s, LONGEST_HOLD_S)  # it may be that question alone, and others would find out
-        self._closed_until = max(self._closed_until, now + hold_s)
+        self._breaker.hold(hold_s, outcome.error, now)
         if outcome.kind == "throttled":
             for bucket in self._buckets.values():
                 bucket.drain()

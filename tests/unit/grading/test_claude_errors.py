@@ -6,12 +6,16 @@ import logging
 import threading
 from collections.abc import Iterator
 
+import anthropic
+import httpx2
 import pytest
 from tenacity import wait_fixed
 
 from evalgen.errors import GraderUnavailable
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.claude import MAX_ASKS
+from evalgen.grading.claude_errors import outcome_of, retry_after_s
+from evalgen.grading.limiter_records import Lease
 from evalgen.grading.rate_limiter import RateLimiter
 from tests import messages_api
 from tests.claude_calls import RecordedSleep, grade, grade_all, question, sdk_pointed_at_messages_api
@@ -77,6 +81,31 @@ def test_retry_after_is_a_floor_under_the_backoff(api: MessagesApi) -> None:
     assert sleep.seconds == [9.0, 2.0]
 
 
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after": "Sun, 06 Nov 1994 08:51:37 GMT", "date": "Sun, 06 Nov 1994 08:49:37 GMT"}, 120),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0),
+        *(
+            ({"retry-after": told}, 0)
+            for told in ("", "0", "-3", "inf", "nan", "soon", "Sun, 06 Nov 9999999999 08:49:37")
+        ),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_a_429_that_says_when_to_come_back_is_kept_to_and_any_other_is_a_failure(
+    headers: dict[str, str], expected: float
+) -> None:
+    request = httpx2.Request("POST", "http://judge/v1/messages")
+    error = anthropic.RateLimitError("", response=httpx2.Response(429, headers=headers, request=request), body=None)
+    outcome = outcome_of(error, Lease(id=0, limiter=0))
+    assert outcome.retry_after_s == retry_after_s(error) == expected
+    assert outcome.kind == ("throttled" if expected else "failed"), "which many of open the breaker"
+
+
 def test_the_default_backoff_is_jittered_and_outlasts_a_bad_quarter_of_an_hour(api: MessagesApi) -> None:
     api.script(*[messages_api.overloaded()] * 500)
     sleep = RecordedSleep()
@@ -91,7 +120,7 @@ def test_the_default_backoff_is_jittered_and_outlasts_a_bad_quarter_of_an_hour(a
 def test_a_retry_budget_is_spent_to_the_end_and_leaves_the_question_ungraded(
     api: MessagesApi, retry_after: float | None
 ) -> None:
-    """What the server asks for is not taken from it. The limiter waits for that in earnest."""
+    """What the server asks for is not taken from it."""
     api.script(*[messages_api.rate_limited(retry_after)] * 10)
     sleep = RecordedSleep()
     verdict = grade(retry_budget_s=3.5, backoff=wait_fixed(1.25), sleep=sleep)
@@ -121,7 +150,6 @@ def test_the_last_question_of_a_job_is_not_given_up_where_the_server_is_to_blame
 UNUSABLE = {
     "prose": messages_api.message("They are equivalent."),
     "cut JSON": messages_api.message(GOOD_TEXT[:-20]),
-    "fenced JSON": messages_api.message(f"```json\n{GOOD_TEXT}\n```"),
     "unknown verdict": messages_api.message(GOOD_TEXT.replace('"equivalent"', '"maybe"')),
     "no verdict": messages_api.message('{"reasoning": "", "trimmed_completion": null}'),
     "verdict of another type": messages_api.message(GOOD_TEXT.replace('"equivalent"', "true")),

@@ -265,6 +265,38 @@ def test_one_question_that_fails_with_a_long_retry_after_holds_back_the_others_f
     run_in_virtual_time(scenario())
 
 
+def test_a_pause_that_the_server_asks_for_and_that_nobody_would_expect_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        gate, started_at = limiter(max_connections=3), now()
+        await heard(gate)
+        for lease in [await one(gate) for _ in range(3)]:
+            await gate.settle([Outcome(lease=lease, kind="throttled", retry_after_s=600, error="HTTP 429")])
+        await one(gate)
+        assert now() - started_at == pytest.approx(600)
+
+    run_in_virtual_time(scenario())
+    assert caplog.messages == ["the judge's server wants no request for 600 s (HTTP 429)"]
+
+
+def test_a_pause_beyond_the_budget_of_an_outage_stops_everyone_at_once() -> None:
+    async def scenario() -> None:
+        gate, started_at = limiter(), now()
+        lease = await one(gate)
+        waiting = [asyncio.ensure_future(one(gate)) for _ in range(3)]
+        await until_all_wait()
+        await gate.settle(
+            [Outcome(lease=lease, kind="throttled", retry_after_s=7_200, error="HTTP 429 come back later")]
+        )
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(isinstance(end, GraderUnavailable) for end in ends)
+        assert "for 120 minutes, and --max_outage_minutes is 15 (HTTP 429 come back later)" in str(ends[0])
+        assert now() == started_at
+
+    run_in_virtual_time(scenario())
+
+
 def test_of_several_models_the_lowest_limit_holds_whichever_answered_last(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         gate = limiter()
