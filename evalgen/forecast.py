@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from evalgen.config import JobConfig
 from evalgen.errors import ConfigError
-from evalgen.grading.messages import MOST_CHARS_OF_A_PACK, message_params, model_name, pack_params
+from evalgen.grading.messages import MOST_BYTES_OF_A_PACK, message_params, model_name, pack_params
 from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
+from evalgen.grading.question_text import num_bytes
 from evalgen.job import DatasetPlan
 from evalgen.records import BATCH_PREFIX, Question
 
@@ -29,7 +30,7 @@ class DatasetForecast:
     num_prompts: int
     num_draws: int | None  # None: completions are enumerated
     most_questions: int  # if every draw gave another completion, none the greedy one, and no verdict were known yet
-    most_calls: int
+    most_calls: int  # where no prompt is shared among replicas: each packs what it samples
     usd_per_thousand: float | None  # for a thousand questions, with replies of `REPLY_TOKENS`; None: price unknown
     likely_usd: float | None  # the same for all of them
     most_usd: float | None  # if every reply were as long as it may be, and each question asked once
@@ -64,7 +65,7 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         of_prompt = settings.num_generations + 1 if settings.do_sample else 1  # the greedy one, too
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.model in OFFLINE_GRADERS
-    pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_CHARS_OF_A_PACK // _num_chars(plan)))
+    pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // num_bytes("x" * _num_chars(plan))))
     usd = 0.0 if is_free else _usd_per_question(plan, prices, pack_size)
     most_calls = 0 if is_free else num_prompts * -(-of_prompt // pack_size) * plan.grader.num_votes
     return DatasetForecast(

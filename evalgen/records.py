@@ -129,6 +129,7 @@ class GraderSpec:
     options: Mapping[str, bool] = field(default_factory=dict)  # of the offline graders; see evalgen.grading.offline
     num_votes: int = 1  # how often each question is asked; the majority is the verdict
     pack_size: int = 1  # most completions of one prompt in one request
+    template_digest: str = ""  # of the words and schema round the instructions; empty where the judge is code
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,8 @@ class Question:
         ]
         if (grader.num_votes, grader.pack_size) != (1, 1):  # as the default they are in no key, which is as it was
             parts += [grader.num_votes, grader.pack_size]
+        if grader.template_digest:
+            parts.append(grader.template_digest)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -38,7 +38,8 @@ class DatasetStatistics:
     num_reencoded: int  # of them: those whose ids were not drawn, because the text ends inside a drawn token
     num_unique_prompts: int  # prompts with at least one row
     num_left_out: int  # equivalent, but no row can hold them
-    api_calls: int
+    num_asked: int  # questions that the judge was asked, each as often as it was put to the vote
+    api_calls: int  # fewer than that with packs
     input_tokens: int
     output_tokens: int
     cost_usd: float | None  # None: the grader's price is unknown
@@ -69,7 +70,7 @@ class DatasetTally:
         self._num_unique: dict[VerdictKind, int] = dict.fromkeys(get_args(VerdictKind), 0)
         self._prevalence: dict[VerdictKind, float] = dict.fromkeys(get_args(VerdictKind), 0)
         self._num_items = self._num_reencoded = self._num_left_out = self._num_unique_prompts = 0
-        self._api_calls = self._input_tokens = self._output_tokens = 0
+        self._num_asked = self._api_calls = self._input_tokens = self._output_tokens = 0
         self._agreement = Agreement()
         self._cost_usd: float | None = 0.0
         self.prompts: list[PromptStatistics] = []
@@ -85,6 +86,7 @@ class DatasetTally:
         self._num_left_out += len(part.left_out)
         self._num_unique_prompts += len({row["prompt_id"] for row in part.rows})
         for verdict in paid:
+            self._num_asked += max(1, len(verdict.votes)) if verdict.input_tokens else 0
             self._api_calls += verdict.api_calls
             self._input_tokens += verdict.input_tokens
             self._output_tokens += verdict.output_tokens
@@ -118,6 +120,7 @@ class DatasetTally:
             num_reencoded=self._num_reencoded,
             num_unique_prompts=self._num_unique_prompts,
             num_left_out=self._num_left_out - num_ungraded,
+            num_asked=self._num_asked,
             api_calls=self._api_calls,
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,

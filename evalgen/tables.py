@@ -112,6 +112,8 @@ def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
         if dataset.input_tokens:
             tokens = f"{dataset.input_tokens:,} tokens to the judge, {dataset.output_tokens:,} back"
             alpha = dataset.grader_alpha
+            if dataset.api_calls < dataset.num_asked:
+                tokens += f"; packs saved {dataset.num_asked - dataset.api_calls:,} calls"
             lines.append(f"    {tokens}" + ("" if alpha is None else f"; votes agree with alpha {alpha:.2f}"))
         if dataset.num_ungraded:
             lines.append(f"    and {dataset.num_ungraded:,} ungraded; left_out.json says why")

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Protocol
 from evalgen.grading.gathering import Gathered
 from evalgen.grading.in_vain import AskedInVain
 from evalgen.grading.limiter_records import RequestLimiter
-from evalgen.grading.messages import MOST_CHARS_OF_A_PACK
+from evalgen.grading.messages import MOST_BYTES_OF_A_PACK
 from evalgen.grading.offline import grade_offline
 from evalgen.grading.presence import say_still_here
 from evalgen.grading.prices import PriceList
+from evalgen.grading.question_text import num_bytes
 from evalgen.grading.shared_verdicts import Claim
 from evalgen.records import CLAUDE_PREFIX, Answer, Question, Verdict
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 OFFLINE_QUESTIONS_AT_ONCE = 1000  # then others have a turn
 REQUEST_TIMEOUT_S = 120.0  # of one to the judge
 LINGER_S = 0.01  # an answer waits so long for others to be stored with it: other questions are asked meanwhile
-CLAIMED_AT_ONCE = 200  # in one call; few enough that another desk gets some of a small job
+CLAIMED_AT_ONCE = 200  # in one call, or a pack of more; few enough that another desk gets some of a small job
 
 
 class Verdicts(Protocol):
@@ -105,7 +106,7 @@ class GradingDesk:
         try:
             async with asyncio.TaskGroup() as group:
                 asked_by_others: list[Question] = []
-                for some in _batches(questions, CLAIMED_AT_ONCE):
+                for some in _claimed_together(questions):
                     claims = await self._verdicts.claim(some, self._holder)
                     asked_by_others += await self._begin(group, some, claims, verdicts)
                 while asked_by_others:  # all in one call, which holds nothing up; what they do not ask, this desk does
@@ -186,14 +187,26 @@ def packs(questions: Iterable[Question]) -> Iterator[Sequence[Question]]:
         alike.setdefault(key, []).append(question)
     for group in alike.values():
         pack: list[Question] = []
-        num_chars = 0
+        bytes_in_pack = 0
         for question in group:
-            num_chars += len(question.completion)
-            if pack and (len(pack) == question.grader.pack_size or num_chars > MOST_CHARS_OF_A_PACK):
+            more = num_bytes(question.completion) if question.grader.pack_size > 1 else 0
+            if pack and (len(pack) == question.grader.pack_size or bytes_in_pack + more > MOST_BYTES_OF_A_PACK):
                 yield pack
-                pack, num_chars = [], len(question.completion)
+                pack, bytes_in_pack = [], 0
             pack.append(question)
+            bytes_in_pack += more
         yield pack
+
+
+def _claimed_together(questions: Sequence[Question]) -> Iterator[Sequence[Question]]:
+    """Whole packs: what cuts one makes a request more."""
+    some: list[Question] = []
+    for pack in packs(questions):
+        if some and len(some) + len(pack) > CLAIMED_AT_ONCE:
+            yield some
+            some = []
+        some += pack
+    yield some
 
 
 def _batches(questions: Sequence[Question], size: int) -> Iterator[Sequence[Question]]:

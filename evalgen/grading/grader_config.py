@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalgen.errors import ConfigError, GraderUnavailable
 from evalgen.grading.offline import OFFLINE_GRADERS
-from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
+from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS, template_digest
 from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec
 
 
@@ -44,16 +45,17 @@ def load_grader(model: str, config_path: str | None, num_votes: int = 1, pack_si
         )
     if model in OFFLINE_GRADERS:
         num_votes = pack_size = 1  # they always agree with themselves
-    if config_path is None:
-        return GraderSpec(model=model, instructions=DEFAULT_INSTRUCTIONS, num_votes=num_votes, pack_size=pack_size)
-    file = _read(Path(config_path))
-    return GraderSpec(
+    spec = GraderSpec(
         model=model,
-        instructions=file.grader_instructions,
-        options=file.offline_options.model_dump(),
+        instructions=DEFAULT_INSTRUCTIONS,
         num_votes=num_votes,
         pack_size=pack_size,
+        template_digest="" if model in OFFLINE_GRADERS else template_digest(),
     )
+    if config_path is None:
+        return spec
+    file = _read(Path(config_path))
+    return replace(spec, instructions=file.grader_instructions, options=file.offline_options.model_dump())
 
 
 def _check_model(model: str) -> None:

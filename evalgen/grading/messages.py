@@ -29,7 +29,9 @@ from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, Question, Verdict
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
 MAX_TOKENS_MORE = 200  # for each question of a pack
-MOST_CHARS_OF_A_PACK = 200_000  # of completions: longer prompts have another price, and a reply has so many tokens
+# Of completions. A token has a byte or more, so that the whole request stays below the 100,000 tokens from which on
+# some models are dearer; and a reply has only so many.
+MOST_BYTES_OF_A_PACK = 60_000
 
 
 class NotAMessage(GradingError):

@@ -8,7 +8,9 @@ the judge instructions.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -95,7 +97,7 @@ _RULES = """
 """
 
 _ONE_REPLY = """\
-Reply with:
+Reply with one JSON object and nothing else:
 - "reasoning": one short sentence.
 - "verdict": "equivalent" or "not_equivalent".
 - "trimmed_completion": if equivalent and text follows the answer, "completion" cut from the right so that \
@@ -104,7 +106,8 @@ included. Otherwise null.
 """
 
 _SEVERAL_REPLIES = """\
-Reply with "verdicts", a list with one entry for each of "completions", in their order:
+Reply with one JSON object and nothing else. Its only key is "verdicts", a list with one object for each of
+"completions", in their order:
 - "index": the place of the completion in the list, counted from 0.
 - "reasoning": one short sentence.
 - "verdict": "equivalent" or "not_equivalent".
@@ -151,6 +154,17 @@ def pack_user_text(questions: Sequence[Question]) -> str:
     return _as_json({"prompt": first.prompt, "reference": first.reference, "completions": completions})
 
 
+def num_bytes(text: str) -> int:
+    """How long `text` is in a question."""
+    return len(_as_json(text).encode())
+
+
+def template_digest() -> str:
+    """SHA-256 of all that a judge is told but the instructions and the question."""
+    template = [system_text(""), pack_system_text(""), REPLY_SCHEMA, PACK_REPLY_SCHEMA]
+    return hashlib.sha256(json.dumps(template).encode()).hexdigest()
+
+
 def _rules(instructions: str) -> str:
     return _RULES.replace("{instructions}", instructions.strip())
 
@@ -168,9 +182,9 @@ def _visible(char: str) -> str:
 
 
 def parse_reply(text: str) -> JudgeReply:
-    """Raises `GradingError` for anything but one JSON object of exactly the demanded shape."""
+    """Raises `GradingError` for anything but one JSON object of exactly the demanded shape, fenced or not."""
     try:
-        return JudgeReply.model_validate_json(text)
+        return JudgeReply.model_validate_json(_without_fence(text))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "reply"
@@ -184,7 +198,7 @@ def parse_packed_replies(text: str) -> list[PackedReply]:
         GradingError: there is no list of replies at all.
     """
     try:
-        reply = json.loads(text)
+        reply = json.loads(_without_fence(text))
     except (ValueError, RecursionError):
         reply = None
     entries = reply.get("verdicts") if isinstance(reply, dict) else None
@@ -195,3 +209,12 @@ def parse_packed_replies(text: str) -> list[PackedReply]:
         with contextlib.suppress(ValidationError):  # as JSON, which half a surrogate pair is not
             replies.append(PackedReply.model_validate_json(json.dumps(entry)))
     return replies
+
+
+def _without_fence(reply: str) -> str:
+    """What stands in a Markdown code block, if the reply is one: so it is where a server knows of no JSON schema."""
+    fenced = _FENCED.fullmatch(reply)
+    return fenced[1] if fenced else reply
+
+
+_FENCED = re.compile(r"\s*```(?:json)?\n(.*)\n```\s*", re.DOTALL)

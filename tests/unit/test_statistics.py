@@ -18,6 +18,7 @@ from tests.unit.test_assembly import TOKYO, UNGRADED, WRONG, assembled, drawn, e
 from tests.unit.tiny import query
 
 TERMINAL_WIDTH = 80
+VOTES = ("equivalent", "equivalent", "not_equivalent")
 PARIS = query("Q: Paris", id="paris")
 
 
@@ -100,7 +101,20 @@ def test_costs_add_up_and_are_unknown_as_soon_as_one_is(tokenizer: PreTrainedTok
     assert (tally.figures([]).api_calls, tally.figures([]).cost_usd) == (4, None)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_table_says_how_many_calls_packs_saved(tokenizer: PreTrainedTokenizerFast) -> None:
+    plan, part = assembled(tokenizer, [drawn(tokenizer, " Grace", [0])], {})
+    packed = [Verdict(kind="equivalent", api_calls=calls, input_tokens=100, votes=VOTES) for calls in (3, 0, 0)]
+    cached = Verdict(kind="equivalent", votes=VOTES)
+    tally = DatasetTally(plan)
+    tally.add(part, [*packed, cached])
+    assert (tally.figures([]).num_asked, tally.figures([]).api_calls) == (9, 3)
+    assert "; packs saved 6 calls" in "".join(statistics_lines([tally.figures([])]))
+    single = DatasetTally(plan)
+    single.add(part, [replace(verdict, api_calls=3) for verdict in packed])
+    assert "packs" not in "".join(statistics_lines([single.figures([])]))
+
+
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(shares=st.lists(st.floats(1e-6, 1), min_size=2, max_size=6), data=st.data())
 def test_masses_are_shares_and_the_mass_of_two_verdicts_adds_up(
     shares: list[float], data: st.DataObject, tokenizer: PreTrainedTokenizerFast

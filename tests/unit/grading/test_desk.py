@@ -93,6 +93,12 @@ def test_every_question_is_asked_exactly_once_over_many_desks_and_batches(api: M
     assert sum(v.api_calls for v in map(store.known, map(question, {q.completion for q in asked})) if v) == 37
 
 
+def test_questions_are_claimed_in_whole_packs(api: MessagesApi, store: Watched) -> None:
+    asked = [question(f" Grace Miller {number}", pack_size=60) for number in range(420)]
+    (verdicts,) = run(store, asked)
+    assert {verdict.kind for verdict in verdicts} == {"equivalent"} and api.calls == 420 / 60
+
+
 def test_a_question_answered_before_is_not_asked_again(api: MessagesApi, store: Watched) -> None:
     ((first,),), ((second,),) = run(store, [question()]), run(store, [question()])
     assert first.kind == second.kind and api.calls == 1

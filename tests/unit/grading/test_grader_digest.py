@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from evalgen.grading import question_text
+from evalgen.grading.grader_config import load_grader
 from evalgen.grading.grader_digest import grader_digest
-from evalgen.records import GraderSpec
+from evalgen.records import GraderSpec, Question
 
 CLAUDE = GraderSpec(model="anthropic/claude-haiku-4-5-20251001", instructions="The same date.")
 OFFLINE = GraderSpec(model="offline/person_name", instructions="The surname is enough.")
@@ -54,3 +55,17 @@ def test_another_template_is_another_digest_of_those_who_are_told_it(
     monkeypatch.setattr(question_text, part, getattr(question_text, part) + "Be strict.\n")
     assert grader_digest(grader) != before
     assert grader_digest(OFFLINE) == of_offline
+
+
+@pytest.mark.parametrize("part", ["_TASK", "_ONE_REPLY", "_SEVERAL_REPLIES"])
+def test_verdicts_that_were_asked_for_in_other_words_are_no_answer_to_a_question_of_today(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keys() -> list[str]:
+        graders = load_grader(CLAUDE.model, None), load_grader("offline/date", None)
+        return [Question(grader=grader, prompt="p", reference=" r", completion=" c").key for grader in graders]
+
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
+    of_claude, of_offline = keys()
+    monkeypatch.setattr(question_text, part, getattr(question_text, part) + "Be strict.\n")
+    assert keys()[0] != of_claude and keys()[1] == of_offline

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from evalgen.grading.desk import packs
-from evalgen.grading.messages import MOST_CHARS_OF_A_PACK
+from evalgen.grading.messages import MOST_BYTES_OF_A_PACK
 from evalgen.grading.prices import load_prices
-from evalgen.grading.question_text import PACK_REPLY_SCHEMA
+from evalgen.grading.question_text import PACK_REPLY_SCHEMA, pack_user_text
 from evalgen.records import Question
 from tests import messages_api
 from tests.claude_calls import HAIKU, grade_all, grade_pack, question, sdk_pointed_at_messages_api
@@ -112,9 +112,16 @@ def test_only_questions_alike_but_for_their_completion_are_packed() -> None:
 
 
 def test_a_pack_has_no_more_text_than_one_request_should() -> None:
-    long = [question("x" * (MOST_CHARS_OF_A_PACK // 3) + str(number), pack_size=100) for number in range(5)]
-    huge = question("y" * (2 * MOST_CHARS_OF_A_PACK), pack_size=100)
+    long = [question("x" * (MOST_BYTES_OF_A_PACK // 3) + str(number), pack_size=100) for number in range(5)]
+    huge = question("y" * (2 * MOST_BYTES_OF_A_PACK), pack_size=100)
     assert [len(pack) for pack in packs([*long[:3], huge, *long[3:]])] == [2, 1, 1, 2]
+
+
+@pytest.mark.parametrize("char", ["x", "東", "\0", "\ud800"], ids=["Latin", "Han", "a control", "half a pair"])
+def test_the_price_of_a_pack_holds_whatever_it_is_written_in(char: str) -> None:
+    """A token has a byte or more, and the price is that of up to 100,000 tokens."""
+    for pack in packs([question(char * 2_000 + str(number), pack_size=100) for number in range(100)]):
+        assert len(pack_user_text(pack).encode()) < 90_000
 
 
 def test_a_pack_never_looks_like_a_single_question_to_the_cache() -> None:

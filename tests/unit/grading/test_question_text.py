@@ -12,6 +12,7 @@ from evalgen.errors import GradingError
 from evalgen.grading.question_text import (
     REPLY_SCHEMA,
     JudgeReply,
+    parse_packed_replies,
     parse_reply,
     system_text,
     user_text,
@@ -48,6 +49,14 @@ def test_the_experimenters_instructions_reach_the_judge_as_they_are() -> None:
     assert instructions in system_text(f"\n{instructions}\n")
 
 
+@pytest.mark.parametrize("fence", ["```json\n{}\n```", "\n```\n{}\n```\n"], ids=["json", "plain"])
+def test_a_server_without_schemas_may_answer_in_a_code_block(fence: str) -> None:
+    one = '{"reasoning": "```\\n", "verdict": "equivalent", "trimmed_completion": null}'
+    assert parse_reply(fence.replace("{}", one)) == parse_reply(one)
+    several = json.dumps({"verdicts": [{"index": 0, **json.loads(one)}]})
+    assert parse_packed_replies(fence.replace("{}", several)) == parse_packed_replies(several) != []
+
+
 def test_the_schema_and_the_parsed_reply_agree() -> None:
     properties = REPLY_SCHEMA["properties"]
     assert isinstance(properties, dict)
@@ -66,6 +75,7 @@ def test_the_schema_and_the_parsed_reply_agree() -> None:
         '{"reasoning": "r", "verdict": "equivalent", "trimmed_completion": 7}',
         '{"reasoning": null, "verdict": "equivalent", "trimmed_completion": null}',
         '{"reasoning": "r", "verdict": "equivalent", "trimmed_completion": null, "x": 1}',
+        'Yes.\n```\n{"reasoning": "r", "verdict": "equivalent", "trimmed_completion": null}\n```',
     ],
 )
 def test_a_reply_of_any_other_shape_is_an_error_that_says_what_is_wrong(text: str) -> None:
