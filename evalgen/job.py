@@ -18,7 +18,7 @@ from evalgen.files import REPLACED, WRITING
 from evalgen.grading.grader_config import load_grader
 from evalgen.queries import collect_queries
 from evalgen.records import BATCH_PREFIX, Checkpoint, GraderSpec, Query, Question
-from evalgen.runs import find_inner_runs, model_size
+from evalgen.runs import find_inner_runs, model_size, positions_at_a_glance
 from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def plan_datasets(config: JobConfig) -> tuple[DatasetPlan, ...]:
         )
         for run, queries in zip(runs, queries_of_runs, strict=True):
             for checkpoint in run.checkpoints:
+                _check_there_is_room(checkpoint, settings.max_new_tokens)
                 name = f"{settings.output_dataset_prefix}_{checkpoint.name}"
                 found.append(
                     DatasetPlan(name=name, checkpoint=checkpoint, queries=queries, grader=grader, settings=settings)
@@ -108,6 +109,16 @@ def check_tokenizers(plans: Sequence[DatasetPlan]) -> None:
             check_vocabulary(tokenizer, size.vocabulary, plan.checkpoint)
         if size.positions is not None:
             _check_lengths(plan, tokenizer, size.positions)
+
+
+def _check_there_is_room(checkpoint: Checkpoint, max_new_tokens: int) -> None:
+    """For the shortest prompt; for those that there are, `check_tokenizers` looks, which takes seconds to import."""
+    positions = positions_at_a_glance(checkpoint)
+    if positions is not None and max_new_tokens >= positions:
+        raise InputError(
+            f"max_new_tokens: found {max_new_tokens}, but checkpoint {checkpoint.path} takes {positions} tokens, those "
+            "of the prompt among them"
+        )
 
 
 def _check_stop_strings(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import logging
 import re
 from contextlib import suppress
@@ -144,6 +145,16 @@ class ModelSize:
 
     vocabulary: int | None
     positions: int | None
+
+
+def positions_at_a_glance(checkpoint: Checkpoint) -> int | None:
+    """As `model_size` has them, without the library that knows every model; None: that one may know more."""
+    try:
+        config = json.loads((Path(checkpoint.source.name) / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    positions = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    return positions if isinstance(positions, int) else None
 
 
 def model_size(checkpoint: Checkpoint) -> ModelSize:

@@ -66,9 +66,9 @@ class Resumable:
 
 
 def resume_command(experiment: Path) -> str:
-    """What to type to go on with an experiment, from where this job was started."""
+    """How to go on with an experiment: what to type where this job was started, unless it was submitted."""
     script, directory = shlex.quote(sys.argv[0]), shlex.quote(str(experiment))
-    if SUBMITTED_JOB_VARIABLE in os.environ:
-        return f"ray job submit --working-dir . -- python {script} --resume {directory}"
+    if SUBMITTED_JOB_VARIABLE in os.environ:  # how, a job cannot know: with a shell that sets the key, say
+        return f"the same `ray job submit`, with --resume {directory} in place of all arguments of {script}"
     python = "python" if shutil.which("python") == sys.executable else shlex.quote(sys.executable)
     return f"{python} {script} --resume {directory}"

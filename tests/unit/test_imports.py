@@ -110,6 +110,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "missing grader file": (lambda _: {"grader_config_path": "/no/such/grader.json"}, "cannot read"),
     "unknown grader": (lambda _: {"grader_model": "openai/gpt"}, "expected one of"),
     "impossible name": (lambda _: {"output_dataset_prefix": "sampled" + 250 * "x"}, "is too long by"),
+    "no room for completions": (lambda _: {"max_new_tokens": 100_000}, "those of the prompt among them"),
     "no name of a repository": (lambda _: {"push_to_hub": "no//name"}, "no name of a repository"),
 }
 
