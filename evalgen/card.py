@@ -23,7 +23,6 @@ from evalgen.card_loading import snippets
 from evalgen.card_words import grading_in_words, law_in_words, law_settings
 from evalgen.dataset_files import CALIBRATION_FILE, PARTIAL, PROMPTS_FILE, REJECTS_FILE, ROWS_FILES
 from evalgen.grading.calibration import instructions_sha256
-from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.job import DatasetPlan
 from evalgen.markdown import printable, render
 from evalgen.prompt_figures import PromptFigures
@@ -82,7 +81,7 @@ def dataset_card(
         law=law_settings(plan.settings),
         grader=plan.grader,
         grading_in_words=grading_in_words(plan.grader, figures.grader_alpha),
-        is_offline=plan.grader.model in OFFLINE_GRADERS,
+        is_offline=plan.grader.is_offline,
         calibration=_calibration(key, facts.calibration),
         reencoded_share=figures.num_reencoded / figures.num_items if figures.num_items else None,
         columns=columns(),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from evalgen.config import RunConfig
-from evalgen.grading.offline import OFFLINE_GRADERS
-from evalgen.records import BATCH_PREFIX, GraderSpec
+from evalgen.records import GraderSpec
 
 ENDS = "A completion ends with the model's end-of-text token, which is not part of it, or after {tokens}{stops}."
 
@@ -58,9 +57,9 @@ def law_settings(settings: RunConfig) -> list[tuple[str, object]]:
 
 def grading_in_words(grader: GraderSpec, alpha: float | None) -> str:
     """How often and in what company a question was asked; `alpha` is the agreement of its votes."""
-    if grader.model in OFFLINE_GRADERS:
+    if grader.is_offline:
         return "It needs no network, and gives the same verdict every time."
-    over = " over the Message Batches API" if grader.model.startswith(BATCH_PREFIX) else ""
+    over = " over the Message Batches API" if grader.is_in_batches else ""
     packs = (
         "each question in a request of its own"
         if grader.pack_size == 1

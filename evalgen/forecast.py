@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalgen.config import JobConfig
-from evalgen.errors import ConfigError
-from evalgen.grading.messages import MOST_BYTES_OF_A_PACK, message_params, model_name, pack_params
-from evalgen.grading.offline import OFFLINE_GRADERS
-from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
+from evalgen.grading.messages import MOST_BYTES_OF_A_PACK, message_params, pack_params
+from evalgen.grading.prices import BATCH_DISCOUNT, PriceList, check_price_known
 from evalgen.grading.question_text import num_bytes
 from evalgen.job import DatasetPlan
-from evalgen.records import BATCH_PREFIX, Question
+from evalgen.records import Question
 
 CHARS_OF_A_TOKEN = 4  # of the longest completions that are likely; few tokens are longer
 BYTES_OF_A_TOKEN = 3.5  # of what the judge is sent; English text has four or more
@@ -42,19 +40,12 @@ def forecast(plans: Sequence[DatasetPlan], prices: PriceList) -> list[DatasetFor
 
 
 def check_prices(config: JobConfig, plans: Sequence[DatasetPlan], prices: PriceList) -> None:
-    """A cap holds only for judges whose price is known.
-
-    Raises:
-        ConfigError: there is a cap, and a judge of unknown price.
-    """
+    """Raises `ConfigError` if there is a cap, and a judge of unknown price."""
     if config.max_grading_cost_usd is None:
         return
     for plan in plans:
-        if plan.grader.model not in OFFLINE_GRADERS and prices.of(_model(plan)) is None:
-            raise ConfigError(
-                f"max_grading_cost_usd: the price of {_model(plan)} is not known; add it to a file like "
-                "configs/prices.yaml and give --prices_path, or leave the cap out"
-            )
+        if not plan.grader.is_offline:
+            check_price_known(prices, plan.grader.api_model)
 
 
 def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
@@ -64,7 +55,7 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
     else:
         of_prompt = settings.num_generations + 1 if settings.do_sample else 1  # the greedy one, too
     most_questions = num_prompts * of_prompt
-    is_free = plan.grader.model in OFFLINE_GRADERS
+    is_free = plan.grader.is_offline
     pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // num_bytes("x" * _num_chars(plan))))
     usd = 0.0 if is_free else _usd_per_question(plan, prices, pack_size)
     most_calls = 0 if is_free else num_prompts * -(-of_prompt // pack_size) * plan.grader.num_votes
@@ -87,7 +78,7 @@ def _usd_per_question(plan: DatasetPlan, prices: PriceList, pack_size: int) -> f
     system_tokens = len(params["system"].encode()) / BYTES_OF_A_TOKEN + HIDDEN_TOKENS
     user_tokens = len(params["messages"][0]["content"].encode()) / BYTES_OF_A_TOKEN
     input_tokens = round(system_tokens / pack_size + user_tokens)
-    usd = prices.cost_usd(_model(plan), input_tokens, REPLY_TOKENS)
+    usd = prices.cost_usd(plan.grader.api_model, input_tokens, REPLY_TOKENS)
     if usd is None:
         return None
     return usd * plan.grader.num_votes * _discount(plan)
@@ -95,12 +86,12 @@ def _usd_per_question(plan: DatasetPlan, prices: PriceList, pack_size: int) -> f
 
 def _most_usd_per_call(plan: DatasetPlan, prices: PriceList, pack_size: int) -> float:
     """What a cap would set aside for it."""
-    if plan.grader.model in OFFLINE_GRADERS:
+    if plan.grader.is_offline:
         return 0.0
     question = _longest_question(plan)
     params = message_params(question) if pack_size == 1 else pack_params([question] * pack_size)
     num_bytes = len(json.dumps(params, ensure_ascii=False).encode())
-    return prices.most_usd(_model(plan), num_bytes, params["max_tokens"]) * _discount(plan)
+    return prices.most_usd(plan.grader.api_model, num_bytes, params["max_tokens"]) * _discount(plan)
 
 
 def _longest_question(plan: DatasetPlan) -> Question:
@@ -115,8 +106,4 @@ def _num_chars(plan: DatasetPlan) -> int:
 
 
 def _discount(plan: DatasetPlan) -> float:
-    return BATCH_DISCOUNT if plan.grader.model.startswith(BATCH_PREFIX) else 1.0
-
-
-def _model(plan: DatasetPlan) -> str:
-    return model_name(plan.question(plan.queries[0], ""))
+    return BATCH_DISCOUNT if plan.grader.is_in_batches else 1.0

@@ -17,7 +17,7 @@ from evalgen.errors import ConfigError, InputError
 from evalgen.files import REPLACED, WRITING
 from evalgen.grading.grader_config import load_grader
 from evalgen.queries import collect_queries
-from evalgen.records import BATCH_PREFIX, Checkpoint, GraderSpec, Query, Question
+from evalgen.records import Checkpoint, GraderSpec, Query, Question
 from evalgen.runs import find_inner_runs, model_size, positions_at_a_glance
 from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
 
@@ -46,7 +46,7 @@ class DatasetPlan:
 
 def asked_in_batches(plans: Sequence[DatasetPlan]) -> list[DatasetPlan]:
     """Those whose judge is asked over Message Batches."""
-    return [plan for plan in plans if plan.grader.model.startswith(BATCH_PREFIX)]
+    return [plan for plan in plans if plan.grader.is_in_batches]
 
 
 def resolve_job(config: JobConfig) -> tuple[DatasetPlan, ...]:

@@ -131,6 +131,32 @@ class GraderSpec:
     pack_size: int = 1  # most completions of one prompt in one request
     template_digest: str = ""  # of the words and schema round the instructions; empty where the judge is code
 
+    @property
+    def judge(self) -> str:
+        """The model, in whichever way it is asked."""
+        return judge_of(self.model)
+
+    @property
+    def api_model(self) -> str:
+        """The judge's name at the Messages API."""
+        assert not self.is_offline, self.model
+        return self.judge.removeprefix(CLAUDE_PREFIX)
+
+    @property
+    def is_in_batches(self) -> bool:
+        """Whether it is asked over Message Batches."""
+        return self.model.startswith(BATCH_PREFIX)
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the judge is code of ours, and no language model."""
+        return not self.judge.startswith(CLAUDE_PREFIX)
+
+
+def judge_of(grader_model: str) -> str:
+    """Message Batches are another way to the same judge."""
+    return re.sub(f"^{BATCH_PREFIX}", CLAUDE_PREFIX, grader_model)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
@@ -143,13 +169,10 @@ class Question:
 
     @cached_property
     def key(self) -> str:
-        """Digest of everything that can change the verdict; equal questions have equal keys on every machine.
-
-        Message Batches are another way to the same judge, and no part of it.
-        """
+        """Digest of everything that can change the verdict; equal questions have equal keys on every machine."""
         grader = self.grader
         parts: list[Any] = [
-            re.sub(f"^{BATCH_PREFIX}", CLAUDE_PREFIX, grader.model),
+            grader.judge,
             grader.instructions,
             sorted(grader.options.items()),
             self.prompt,

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from evalgen.card_columns import columns
 from evalgen.config import RunConfig
-from evalgen.grading.offline import OFFLINE_GRADERS
 from evalgen.markdown import render
 from evalgen.records import GraderSpec
 from evalgen.resume import CONFIG_FILE
@@ -71,7 +70,7 @@ def seed_report(*directories: Path) -> str:
             for name in ("api_calls", "input_tokens", "output_tokens", "cost_usd", "num_graded", "num_draws")
         },
         num_reencoded=sum(dataset.figures["num_reencoded"] for dataset in datasets),
-        is_offline=all(dataset.grader.model in OFFLINE_GRADERS for dataset in datasets),
+        is_offline=all(dataset.grader.is_offline for dataset in datasets),
         shown_prompts=SHOWN_PROMPTS,
         loading=_loading(datasets[0].directory) if datasets else "",
     )

@@ -13,7 +13,7 @@ from evalgen.grading.desk import GradingDesk
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.prices import PriceList
 from evalgen.grading.shared_verdicts import Claim
-from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, Answer, GraderSpec, Question
+from evalgen.records import CLAUDE_PREFIX, Answer, GraderSpec, Question
 from ray_jobs.actor_logs import forward_warnings, in_one_line
 from ray_jobs.garbage import collect_garbage_seldom, imported_for_good
 
@@ -40,7 +40,7 @@ class GradingActor:
         # The driver's, not this node's: a cluster's workers do not see the variables of the job's user.
         os.environ.update({name: value.get_secret_value() for name, value in environment.items()})
         forward_warnings(store, "grading actor")
-        if any(grader.model.startswith(CLAUDE_PREFIX) for grader in graders.values()):
+        if any(not grader.is_offline and not grader.is_in_batches for grader in graders.values()):
             with imported_for_good():
                 import evalgen.grading.claude  # noqa: F401 (it takes seconds; here nobody waits for an answer yet)
         collect_garbage_seldom()
@@ -59,13 +59,13 @@ class GradingActor:
             )
             for row in batch.to_pylist()
         ]
-        asked_now = [question for question in questions if not question.grader.model.startswith(BATCH_PREFIX)]
+        asked_now = [question for question in questions if not question.grader.is_in_batches]
         try:
             verdicts = iter(await self._desk.grade(asked_now))
         except Exception as error:  # as in SamplingActor
             await self._store.note_failure.remote(in_one_line(error))
             raise
-        is_asked_now = (not question.grader.model.startswith(BATCH_PREFIX) for question in questions)
+        is_asked_now = (not question.grader.is_in_batches for question in questions)
         kinds = pa.array([next(verdicts).kind if now else ASKED_LATER for now in is_asked_now], pa.string())
         return batch.select(["unit_id", "dataset", "num_questions"]).append_column("verdict", kinds)
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from evalgen.files import remove_unfinished
-from evalgen.grading.messages import model_name
 from evalgen.journal import Journal, Record, journal_lines, rewrite_journal
 from evalgen.records import GraderSpec, Question
 
@@ -77,7 +76,7 @@ class BatchLedger:
             number=self._last_number + 1,
             digest=_digest(question.key for question in questions),
             num_questions=len(questions),
-            model=model_name(questions[0]),
+            model=questions[0].grader.api_model,
             planned_at=time.time(),
         )
         rewrite_journal(self._path(batch.number), _to_lines(questions))

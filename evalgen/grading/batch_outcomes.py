@@ -11,7 +11,7 @@ import httpx2
 from evalgen.errors import GraderUnavailable, GradingError
 from evalgen.grading.batch_api import Result
 from evalgen.grading.claude_errors import describe, is_transient, unavailable
-from evalgen.grading.messages import model_name, read_message, verdict_in
+from evalgen.grading.messages import read_message, verdict_in
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.records import Question, Verdict
 
@@ -34,7 +34,7 @@ def outcome_of_item(question: Question, result: Result | None, prices: PriceList
         return _judged(question, result, prices)
     error = _item_error(result.error)
     verdict = _ungraded(describe(error))
-    if refusal := unavailable(error, model_name(question)):
+    if refusal := unavailable(error, question.grader.api_model):
         return Outcome(fate="refused", verdict=verdict, refusal=refusal)
     return Outcome(fate="lost" if is_transient(error) else "given_up", verdict=verdict)
 
@@ -49,7 +49,7 @@ def _judged(question: Question, result: Result, prices: PriceList) -> Outcome:
         verdict = verdict_in(message, question)
     except GradingError as error:
         fate, verdict = "malformed", Verdict(kind="ungraded", error=str(error))
-    list_usd = prices.cost_usd(model_name(question), input_tokens, output_tokens)
+    list_usd = prices.cost_usd(question.grader.api_model, input_tokens, output_tokens)
     paid = replace(
         verdict,
         api_calls=1,

@@ -28,10 +28,10 @@ from evalgen.grading.batch_outcomes import Outcome, outcome_of_item
 from evalgen.grading.batch_progress import BatchProgress, BatchTotals
 from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.connection import connect
-from evalgen.grading.messages import MAX_TOKENS, model_name
+from evalgen.grading.messages import MAX_TOKENS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.grading.spending import Spending
-from evalgen.records import BATCH_PREFIX, Answer, Question
+from evalgen.records import Answer, Question
 from evalgen.verdict_store import VerdictStore
 
 MAX_LOSSES = 3  # how often a question whose batch brought no reply to it is asked again
@@ -135,7 +135,7 @@ class _BatchGrader:
         known: list[Answer] = []
         for question in questions:
             grader = question.grader
-            assert grader.model.startswith(BATCH_PREFIX) and grader.num_votes == grader.pack_size == 1, grader
+            assert grader.is_in_batches and grader.num_votes == grader.pack_size == 1, grader
             key = bytes.fromhex(question.key)
             if key in seen:
                 continue
@@ -192,7 +192,7 @@ class _BatchGrader:
             if question is None:
                 break
             request = batch_request(question)
-            size, price = _num_bytes(request), self._most_usd(model_name(question), request)
+            size, price = _num_bytes(request), self._most_usd(question.grader.api_model, request)
             is_too_large = bool(chunk) and num_bytes + size > self._settings.max_bytes
             if is_too_large or not self._may_cost(most_usd + price, bool(chunk)):
                 self._again.appendleft(question)

@@ -28,7 +28,6 @@ from evalgen.grading.messages import (
     Message,
     NotAMessage,
     message_params,
-    model_name,
     pack_params,
     read_message,
     verdict_in,
@@ -99,7 +98,7 @@ class ClaudeGrader:
         await self._client.close()
 
     async def _grade_once(self, questions: Sequence[Question], store: Store) -> list[Verdict]:
-        spent = _Spent(model=model_name(questions[0]))
+        spent = _Spent(model=questions[0].grader.api_model)
         if len(questions) == 1:
             return [await self._grade_one(questions[0], spent, store)]
         params = pack_params(questions)

@@ -20,7 +20,7 @@ from evalgen.grading.presence import say_still_here
 from evalgen.grading.prices import PriceList
 from evalgen.grading.question_text import num_bytes
 from evalgen.grading.shared_verdicts import Claim
-from evalgen.records import CLAUDE_PREFIX, Answer, Question, Verdict
+from evalgen.records import Answer, Question, Verdict
 
 if TYPE_CHECKING:
     from evalgen.grading.claude import ClaudeGrader
@@ -79,8 +79,8 @@ class GradingDesk:
             JobStopped: the judge refuses every question, is away for too long, or may not be paid for any more.
         """
         distinct = {question.key: question for question in questions}.values()
-        judged = [question for question in distinct if question.grader.model.startswith(CLAUDE_PREFIX)]
-        offline = [question for question in distinct if not question.grader.model.startswith(CLAUDE_PREFIX)]
+        judged = [question for question in distinct if not question.grader.is_offline]
+        offline = [question for question in distinct if question.grader.is_offline]
         verdicts: dict[str, Verdict] = {}
         await self._grade_offline(offline, verdicts)
         if judged:

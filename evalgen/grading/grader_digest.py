@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from typing import Any
 
 from evalgen.grading.messages import message_params, pack_params
-from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec, Question
+from evalgen.records import GraderSpec, Question
 
 
 def grader_digest(grader: GraderSpec) -> str:
@@ -17,9 +16,14 @@ def grader_digest(grader: GraderSpec) -> str:
     Also how often it is asked, and about how many completions at once. Message Batches are another way to the same
     judge, and make no difference; of an offline judge the template is code, and is not in it.
     """
-    model = re.sub(f"^{BATCH_PREFIX}", CLAUDE_PREFIX, grader.model)
-    parts: list[Any] = [model, grader.instructions, sorted(grader.options.items()), grader.num_votes, grader.pack_size]
-    if model.startswith(CLAUDE_PREFIX):
+    parts: list[Any] = [
+        grader.judge,
+        grader.instructions,
+        sorted(grader.options.items()),
+        grader.num_votes,
+        grader.pack_size,
+    ]
+    if not grader.is_offline:
         no_question = Question(grader=grader, prompt="", reference="", completion="")
         parts.append(message_params(no_question))
         if grader.pack_size > 1:  # what does not fit into a pack is asked by itself

@@ -24,7 +24,7 @@ from evalgen.grading.question_text import (
     user_text,
 )
 from evalgen.grading.trimming import valid_trim
-from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, Question, Verdict
+from evalgen.records import Question, Verdict
 
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
@@ -61,21 +61,14 @@ class Message(BaseModel):
 def message_params(question: Question) -> dict[str, Any]:
     """The body of the request that asks one question: parameters of the SDK's `messages.create`."""
     system = system_text(question.grader.instructions)
-    return _params(model_name(question), system, user_text(question), REPLY_SCHEMA)
+    return _params(question.grader.api_model, system, user_text(question), REPLY_SCHEMA)
 
 
 def pack_params(questions: Sequence[Question]) -> dict[str, Any]:
     """The same for questions about completions of one prompt, to one judge, with one reference."""
     system = pack_system_text(questions[0].grader.instructions)
-    params = _params(model_name(questions[0]), system, pack_user_text(questions), PACK_REPLY_SCHEMA)
+    params = _params(questions[0].grader.api_model, system, pack_user_text(questions), PACK_REPLY_SCHEMA)
     return params | {"max_tokens": MAX_TOKENS + MAX_TOKENS_MORE * len(questions)}
-
-
-def model_name(question: Question) -> str:
-    """The API's name of the judge, whichever way it is asked."""
-    model = question.grader.model
-    assert model.startswith((CLAUDE_PREFIX, BATCH_PREFIX)), model
-    return model.removeprefix(CLAUDE_PREFIX).removeprefix(BATCH_PREFIX)
 
 
 def read_message(body: bytes | Mapping[str, Any]) -> Message:

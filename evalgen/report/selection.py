@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from evalgen.dataset_files import LEFT_OUT_FILE, PROMPTS_FILE, REJECTS_FILE, SPANS_BOUNDARY
-from evalgen.records import VerdictKind
+from evalgen.records import VerdictKind, judge_of
 from evalgen.report.records import ShownCompletion, ShownPrompt
-from evalgen.report.votes import VotesKey, judge_of
+from evalgen.report.votes import VotesKey
 from evalgen.verification.json_lists import json_list
 
 BATCH_ROWS = 2_000

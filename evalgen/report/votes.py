@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, VerdictKind
+from evalgen.records import VerdictKind, judge_of
 from evalgen.report.records import Disagreement, Questions
 
 MAX_SPLIT = 10_000  # in memory; more are counted
@@ -19,11 +19,6 @@ COLUMNS = ["grader", "prompt", "reference", "completion", "verdict", "trimmed_co
 
 # Judge, prompt, reference and text as the dataset has it.
 VotesKey = tuple[str, str, str, str]
-
-
-def judge_of(model: str) -> str:
-    """The grader's model by the name that it has over the Messages API: batches are another way to the same judge."""
-    return CLAUDE_PREFIX + model.removeprefix(BATCH_PREFIX) if model.startswith(BATCH_PREFIX) else model
 
 
 def read_questions(path: Path, graders: Sequence[Mapping[str, Any]]) -> Questions:
