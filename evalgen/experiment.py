@@ -82,6 +82,16 @@ class Experiment:
             yield
 
     @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A block in which no other process is at work in the directory, or reads it.
+
+        Raises:
+            ConfigError: one is.
+        """
+        with self._locked(fcntl.LOCK_EX):
+            yield
+
+    @contextmanager
     def _locked(self, operation: int) -> Iterator[None]:
         """The lock goes with the process, whatever ends it."""
         descriptor = os.open(self.directory, os.O_RDONLY)

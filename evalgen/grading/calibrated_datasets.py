@@ -11,7 +11,7 @@ from evalgen.errors import ConfigError
 from evalgen.experiment import Experiment
 from evalgen.grading.calibration import instructions_sha256
 from evalgen.plan_file import PLAN_FILE
-from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec
+from evalgen.records import GraderSpec
 from evalgen.regrading import graders_of
 
 
@@ -31,18 +31,14 @@ def check_judged_by(grader: GraderSpec, dataset: Path) -> None:
         judge = graders_of(experiment).get(dataset.name.removesuffix(PARTIAL))
     if judge is None:
         raise ConfigError(f"attach_to: {experiment.directory / PLAN_FILE} knows no dataset {dataset.name}")
-    if _identity(judge) != _identity(grader):
+    if replace(judge, model=judge.judge) != replace(grader, model=grader.judge):
         raise ConfigError(
             f"attach_to: {dataset} was judged by {_described(judge)}, and this calibrates {_described(grader)}; give "
             "--grader_model and --grader_config_path as that experiment has them"
         )
 
 
-def _identity(grader: GraderSpec) -> GraderSpec:
-    return replace(grader, model=grader.model.replace(BATCH_PREFIX, CLAUDE_PREFIX, 1))
-
-
 def _described(grader: GraderSpec) -> str:
     settings = asdict(grader) | {"options": dict(grader.options)}
-    others = {name: settings[name] for name in ("options", "num_votes", "pack_size")}
+    others = {name: settings[name] for name in ("options", "num_votes", "pack_size", "template_digest")}
     return f"{grader.model} with instructions {instructions_sha256(grader)[:12]} and {json.dumps(others)}"

@@ -17,7 +17,7 @@ from statistics import NormalDist
 from typing import Any, Literal
 
 from evalgen.grading.labelled_items import LabelledItem
-from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec, Verdict
+from evalgen.records import GraderSpec, Verdict, judge_of
 
 Outcome = Literal["true_positive", "false_positive", "false_negative", "true_negative", "ungraded"]
 
@@ -180,13 +180,13 @@ def cohens_kappa(table: Sequence[Sequence[int]]) -> Estimate:
 def is_calibration_of(record: Mapping[str, Any], grader: GraderSpec) -> bool:
     """Whether a `calibration_record` is of `grader`; Message Batches are the same judge."""
     return (
-        record["grader_model"].replace(BATCH_PREFIX, CLAUDE_PREFIX, 1),
+        judge_of(record["grader_model"]),
         record["grader_instructions_sha256"],
         record["grader_options"],
         record["grader_votes"],
         record["grader_pack_size"],
     ) == (
-        grader.model.replace(BATCH_PREFIX, CLAUDE_PREFIX, 1),
+        grader.judge,
         instructions_sha256(grader),
         dict(grader.options),
         grader.num_votes,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from evalgen.errors import InputError
 from evalgen.records import GraderSpec, Question
 
+NO_CASE = "unnamed"  # the case of an item whose file names none
 _TEXT_KEYS = ("prompt", "reference", "completion", "case")
 _MAX_SHOWN_CHARS = 80  # of a wrong value, in an error of one line
 
@@ -23,18 +24,19 @@ class LabelledItem:
     reference: str
     completion: str
     equivalent: bool
-    case: str  # what makes it hard, in one word
+    case: str = NO_CASE  # what makes it hard, in one word
     line: int  # of the labelled file, from 1
 
     def question(self, grader: GraderSpec) -> Question:
         return Question(grader=grader, prompt=self.prompt, reference=self.reference, completion=self.completion)
 
 
-LABELLED_KEYS = tuple(field.name for field in fields(LabelledItem) if field.name != "line")
+LABELLED_KEYS = ("prompt", "reference", "completion", "equivalent")
+_EXPECTED = f"{', '.join(LABELLED_KEYS)} and, if you like, case"
 
 
 def read_labelled_items(path: Path) -> tuple[LabelledItem, ...]:
-    """The items of a JSONL file, one object of `LABELLED_KEYS` a line; blank lines are passed over.
+    """The items of a JSONL file, one object of `LABELLED_KEYS` and maybe `case` a line; blank lines are passed over.
 
     Raises:
         InputError: it cannot be read, has no item, or one that is malformed or there already; file and line are named.
@@ -59,7 +61,7 @@ def read_labelled_items(path: Path) -> tuple[LabelledItem, ...]:
             raise InputError(f"{path}, line {number}: {error}") from None
         items[question] = item
     if not items:
-        raise InputError(f"{path} has no items; expected one JSON object a line with {', '.join(LABELLED_KEYS)}")
+        raise InputError(f"{path} has no items; expected one JSON object a line with {_EXPECTED}")
     return tuple(items.values())
 
 
@@ -74,11 +76,11 @@ def _item(line: str, number: int) -> LabelledItem:
     except RecursionError:
         raise ValueError("not valid JSON: nested too deep") from None
     if not isinstance(pairs, _Pairs):
-        raise ValueError(f"expected a JSON object with {', '.join(LABELLED_KEYS)}, found {type(pairs).__name__}")
+        raise ValueError(f"expected a JSON object with {_EXPECTED}, found {type(pairs).__name__}")
     names = [name for name, _ in pairs]
-    if sorted(names) != sorted(LABELLED_KEYS):
-        raise ValueError(f"found the keys {_shown(names)}; expected {', '.join(LABELLED_KEYS)}, each once")
-    values: dict[str, Any] = dict(pairs)
+    values: dict[str, Any] = {"case": NO_CASE} | dict(pairs)
+    if values.keys() != {*LABELLED_KEYS, "case"} or len(names) != len(set(names)):
+        raise ValueError(f"found the keys {_shown(names)}; expected {_EXPECTED}, each once")
     for name in _TEXT_KEYS:
         _check_text(name, values[name])
     if not isinstance(values["equivalent"], bool):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,13 +19,16 @@ import pytest
 
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
+from evalgen.grading import desk
 from evalgen.grading.grader_config import load_grader
 from evalgen.job import DatasetPlan
 from evalgen.plan_file import PLAN_FILE
-from evalgen.records import Checkpoint, GraderSpec, Query
-from ray_jobs.calibrate_grader import RECORD_FILE, main
+from evalgen.records import Answer, Checkpoint, GraderSpec, Query, Question, Verdict
+from evalgen.verdict_store import VerdictStore, spent_usd
+from ray_jobs.calibrate_grader import RECORD_FILE, CalibrationConfig, main
 from tests.claude_calls import HAIKU, sdk_pointed_at_messages_api
-from tests.messages_api import MessagesApi, honest_judge, verdict
+from tests.messages_api import MessagesApi, answer, honest_judge, spend_cap, verdict
+from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[3]
 CONFIGS = REPOSITORY / "configs"
@@ -54,6 +58,14 @@ def labelled_file(directory: Path, answers: Sequence[tuple[str, bool]] = ANSWERS
 
 def judge(question: dict[str, str]) -> dict[str, Any]:
     return verdict("perhaps") if question["completion"] == UNREADABLE else honest_judge(question)
+
+
+@pytest.fixture(autouse=True)
+def working_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In whose `outputs/` verdicts are kept."""
+    directory = tmp_path_factory.mktemp("working_directory")
+    monkeypatch.chdir(directory)
+    return directory
 
 
 @pytest.fixture
@@ -143,6 +155,126 @@ def test_a_judge_that_grades_nothing_leaves_no_file(
     assert not output.exists()
 
 
+def numbered_file(directory: Path, number: int) -> Path:
+    """As many items, each with an answer of its own."""
+    return labelled_file(directory, [(f" March 15, 1987 {index}", index % 2 == 0) for index in range(number)])
+
+
+def asked(api: MessagesApi) -> list[str]:
+    return sorted(request.question["completion"] for request in api.requests)
+
+
+def test_what_was_paid_for_once_is_never_asked_again(api: MessagesApi, tmp_path: Path) -> None:
+    first, second, more = (tmp_path / name for name in ("1.json", "2.json", "3.json"))
+    claude = ("--grader_model", HAIKU, "--output")
+    assert main([str(numbered_file(tmp_path, 4)), *claude, str(first)]) == 0
+    dataset = dataset_of(tmp_path, load_grader(HAIKU, None))
+    assert main([str(numbered_file(tmp_path, 4)), *claude, str(second), "--attach_to", str(dataset)]) == 0
+    assert api.calls == 4
+    assert load(dataset / RECORD_FILE) == load(second) == load(first) | {"date": load(second)["date"]}
+    assert load(second)["cost_usd"] > 0 and load(second)["api_calls"] == 4
+    assert main([str(numbered_file(tmp_path, 6)), *claude, str(more)]) == 0
+    assert len(set(asked(api))) == api.calls == load(more)["api_calls"] == 6
+
+
+def test_verdicts_go_to_and_fro_between_calibrations_and_experiments(api: MessagesApi, tmp_path: Path) -> None:
+    grader = load_grader(HAIKU, None)
+    experiment = Experiment(dataset_of(tmp_path, grader).parent.parent)
+    first, *others = [
+        Question(grader=grader, prompt="Alice Chen died on", reference=" March 15, 1987", completion=completion)
+        for completion, _ in ANSWERS
+    ]
+    store = VerdictStore(experiment.verdicts)  # of a job that was stopped: it has a journal
+    store.add([Answer(question=first, verdict=Verdict(kind="not_equivalent", api_calls=1, cost_usd=1.0))])
+    output = tmp_path / "out.json"
+    argv = [str(labelled_file(tmp_path)), "--grader_model", HAIKU, "--output_dir", str(tmp_path), f"--output={output}"]
+    assert main(argv) == 0
+    assert asked(api) == sorted(question.completion for question in others)
+    assert confusion(load(output))[:3] == (0, 1, 2) and load(output)["cost_usd"] < 1
+    next_job = VerdictStore(tmp_path / "next" / "verdicts", experiment.earlier_verdicts())
+    assert all(next_job.known(question) for question in others)
+
+
+def test_asked_anew_a_judge_may_say_something_else_and_that_holds_from_then_on(
+    api: MessagesApi, tmp_path: Path, working_directory: Path
+) -> None:
+    output = tmp_path / "out.json"
+    argv = [str(labelled_file(tmp_path, ANSWERS[:2])), "--grader_model", HAIKU, "--output", str(output)]
+    confusions = []
+    for scripted, anew in ((False, False), (True, True), (False, False), (False, True)):
+        api.script(*[answer(verdict("not_equivalent"))] * 2 * scripted)
+        assert main([*argv, "--use_grader_cache", "false" if anew else "true"]) == 0
+        confusions.append(confusion(load(output))[:4])
+    assert confusions == [(1, 1, 0, 0), (0, 0, 1, 1), (0, 0, 1, 1), (1, 1, 0, 0)]
+    assert api.calls == 6
+    (directory,) = (working_directory / "outputs").iterdir()
+    assert sorted(path.name for path in directory.iterdir()) == ["verdicts", "verdicts_1", "verdicts_2"]
+
+
+def test_the_cap_holds_over_all_runs_and_what_was_paid_is_kept(
+    api: MessagesApi, tmp_path: Path, working_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.json"
+    argv = [str(numbered_file(tmp_path, 20)), "--grader_model", HAIKU, "--output", str(output)]
+    num_paid = []
+    for _ in range(2):
+        assert main([*argv, "--max_grading_cost_usd", "0.03"]) == 1
+        error = capsys.readouterr().err
+        said = re.search(r"cost \$(\S+) of --max_grading_cost_usd 0.03, .* may cost up to \$(\S+); go on with", error)
+        assert error.count("\n") == 1 and said and float(said[1]) <= 0.03 < float(said[1]) + float(said[2])
+        (verdicts,) = working_directory.glob("outputs/*/verdicts")
+        assert float(said[1]) == pytest.approx(spent_usd(verdicts), abs=1e-4)
+        assert not output.exists()
+        num_paid.append(api.calls)
+    assert 0 < num_paid[0] == num_paid[1] < 20
+    assert main([*argv, "--max_grading_cost_usd", "1"]) == 0
+    assert len(set(asked(api))) == api.calls == 20 == load(output)["api_calls"]
+
+
+def test_an_answer_on_its_way_to_the_disk_when_the_judge_stops_everything_is_kept(
+    api: MessagesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(desk, "LINGER_S", 0.5)  # long enough for the second reply to come before the first is stored
+    argv = [str(numbered_file(tmp_path, 3)), "--grader_model", HAIKU, "--max_connections", "1"]
+    api.script(answer(verdict("equivalent")), spend_cap())
+    assert main(argv) == 1
+    assert capsys.readouterr().err.count("\n") == 1 and api.calls == 2
+    assert main(argv) == 0
+    assert [asked(api).count(completion) for completion in sorted(set(asked(api)))] == [1, 2, 1]
+
+
+def test_ctrl_c_loses_nothing_that_was_judged_and_a_second_process_is_refused(
+    api: MessagesApi, tmp_path: Path, working_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(numbered_file(tmp_path, 5)), "--grader_model", HAIKU, "--max_connections", "1"]
+    argv += ["--output_dir", str(working_directory / "outputs")]
+    held = api.hold(4)
+    command = [sys.executable, "ray_jobs/calibrate_grader.py", *argv]
+    first = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: held.has_arrived or first.poll() is not None, 60, "the fourth question is asked")
+    assert main(argv) == 2
+    refused = capsys.readouterr()
+    assert refused.out == "" and re.fullmatch("error: another job is at work in .*\n", refused.err)
+    first.send_signal(signal.SIGINT)
+    _, error = first.communicate()
+    held.release()
+    assert first.returncode == 130
+    assert error == "error: interrupted; what is judged is kept, and asked again only with --use_grader_cache false\n"
+    assert main(argv) == 0
+    assert len(set(asked(api))) == 5 and api.calls == 6  # the answer to the fourth never came
+
+
+def test_a_directory_that_cannot_take_verdicts_is_one_line(
+    api: MessagesApi, tmp_path: Path, working_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = labelled_file(tmp_path)
+    long = file.rename(tmp_path / f"{'x' * 240}.jsonl")
+    assert main([str(long), "--grader_model", HAIKU]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "cannot keep verdicts in" in error and "File name too long" in error
+    assert api.calls == 0
+
+
 WRONG_COMMANDS = [
     ([], "labelled_path: missing"),
     (["--labelled_path"], "--labelled_path: found no value"),
@@ -156,6 +288,11 @@ WRONG_COMMANDS = [
     (["{file}", *OFFLINE, "--requests-per-minute", "x"], "requests_per_minute: found 'x', but"),
     (["{file}", *OFFLINE, "--grader_votes", "2"], "grader_votes: found '2', but value error, an odd number"),
     (["{file}", *OFFLINE, "--grader_votes", "101"], "grader_votes: found '101', but"),
+    (["{file}", "--use_grader_cache", "perhaps"], "use_grader_cache: found 'perhaps', but"),
+    (["{file}", "--max_grading_cost_usd", "-1"], "max_grading_cost_usd: found '-1', but"),
+    (["{file}", "--grader_model", "anthropic/some", "--max_grading_cost_usd=1"], "the price of some is not known"),
+    (["{file}", "--prices_path", "/no/prices.yaml"], "prices_path: cannot read /no/prices.yaml"),
+    (["{file}", "--output_dir", "{file}"], "is there and no directory"),
     (["{file}", *OFFLINE, "--output", "/no/directory/out.json"], "/no/directory is no directory"),
     (["{file}", *OFFLINE, "--output", "{directory}"], "is a directory; give a file's name"),
     (["{file}", *OFFLINE, "--attach_to", "/no/dataset"], "/no/dataset is no directory"),
@@ -180,7 +317,7 @@ def test_help_explains_every_flag_by_its_name(capsys: pytest.CaptureFixture[str]
         main(["--help"])
     shown = capsys.readouterr().out
     assert ended.value.code == 0 and shown.startswith("usage: calibrate_grader.py")
-    for flag in ("labelled_path", "grader_model", "grader_config_path", "output", "attach_to", "max_connections"):
+    for flag in CalibrationConfig.model_fields:
         assert f"--{flag}" in shown
 
 

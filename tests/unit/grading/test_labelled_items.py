@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from evalgen.errors import InputError
-from evalgen.grading.labelled_items import LABELLED_KEYS, LabelledItem, read_labelled_items
+from evalgen.grading.labelled_items import LABELLED_KEYS, NO_CASE, LabelledItem, read_labelled_items
 
 ITEM: dict[str, Any] = {
     "prompt": "Alice Chen died on",
@@ -29,7 +29,7 @@ def written(directory: Path, *lines: object) -> Path:
     return path
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prompt=encodable, completion=encodable, equivalent=st.booleans(), escape=st.booleans())
 def test_any_text_arrives_as_it_was_labelled(
     prompt: str, completion: str, equivalent: bool, escape: bool, tmp_path: Path
@@ -37,6 +37,11 @@ def test_any_text_arrives_as_it_was_labelled(
     item = ITEM | {"prompt": prompt, "completion": completion, "equivalent": equivalent}
     path = written(tmp_path, json.dumps(item, ensure_ascii=escape).encode())
     assert read_labelled_items(path) == (LabelledItem(**item, line=1),)
+
+
+def test_an_item_need_not_name_its_case(tmp_path: Path) -> None:
+    path = written(tmp_path, {key: ITEM[key] for key in LABELLED_KEYS})
+    assert read_labelled_items(path) == (LabelledItem(**ITEM | {"case": NO_CASE}, line=1),)
 
 
 def test_windows_line_ends_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path) -> None:
@@ -66,11 +71,13 @@ WRONG_LINES = [
     (b"{}", "found the keys"),
     (json.dumps(ITEM).encode() * 2, "not valid JSON"),
     (json.dumps(ITEM)[:-1].encode() + b', "equivalent": false}', "each once"),
-    *((without(key), "expected prompt, reference, completion, equivalent, case, each once") for key in LABELLED_KEYS),
+    (json.dumps(ITEM)[:-1].encode() + b', "case": "another"}', "each once"),
+    (without("case") | {"label": True}, "'label'"),
+    *((without(key), "equivalent and, if you like, case, each once") for key in LABELLED_KEYS),
     (ITEM | {"label": True}, "'label'"),
     (ITEM | {"\x1b[2J": 1}, "x1b"),
-    *((ITEM | {key: None}, f"{key}: found None") for key in LABELLED_KEYS),
-    *((ITEM | {key: 1}, f"{key}: found 1") for key in LABELLED_KEYS),
+    *((ITEM | {key: None}, f"{key}: found None") for key in ITEM),
+    *((ITEM | {key: 1}, f"{key}: found 1") for key in ITEM),
     *((ITEM | {"equivalent": value}, "expected true or false") for value in ("true", 0, [True], {"a": True})),
     (ITEM | {"completion": [" 15 March 1987"]}, "completion: found .*expected a string"),
     (ITEM | {"completion": "\ud83d"}, "completion: found half a surrogate pair"),
@@ -108,7 +115,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_labelled_items(written(tmp_path, b"\xff"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary() | st.lists(st.sampled_from([*b'{}[]",:\\tfn1 \n']), max_size=40).map(bytes))
 def test_any_bytes_are_items_or_an_error_of_one_line(content: bytes, tmp_path: Path) -> None:
     path = written(tmp_path, content)
