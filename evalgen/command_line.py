@@ -42,8 +42,12 @@ def checked_settings(model: type[Settings], values: dict[str, Any]) -> Settings:
         raise ConfigError(f"{first['loc'][0]}: found {first['input']!r}, but {message}") from None
 
 
-def parse_flags(argv: Sequence[str], model: type[BaseSettings]) -> dict[str, str | list[str]]:
+def parse_flags(
+    argv: Sequence[str], model: type[BaseSettings], program: str, first: str = ""
+) -> dict[str, str | list[str]]:
     """The flags that were given, and only those, by their name with underscores; `--help` prints them all and exits.
+
+    `first` names the one that may be left out where its value comes first.
 
     pydantic-settings writes the help, and does not parse: it splits a list value at its commas, which would tear a
     regex such as `a{1,2}` apart, and knows no several values after one flag.
@@ -51,14 +55,14 @@ def parse_flags(argv: Sequence[str], model: type[BaseSettings]) -> dict[str, str
     Raises:
         ConfigError: unknown flag, a flag without a value, a value without a flag.
     """
+    if {"-h", "--help"} & set(argv):
+        CliSettingsSource[Any](model, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name=program)
+    if first and argv and not argv[0].startswith("-"):
+        argv = ["--" + first, *argv]
     valid = [key for key in model.model_fields if key != "runs"]  # `runs` is for files
     values: dict[str, list[str]] = {}
     name = ""
     for argument in argv:
-        if argument in ("-h", "--help"):
-            CliSettingsSource[Any](
-                model, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="generate_eval_datasets.py"
-            )
         if argument.startswith("--"):
             flag, has_value, value = argument[2:].partition("=")
             name = flag.replace("-", "_")

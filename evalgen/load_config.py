@@ -33,7 +33,7 @@ def load_config(argv: Sequence[str], root: Path) -> JobConfig:
     Raises:
         ConfigError: unknown flag or key, value out of range, unreadable configuration file.
     """
-    flags = parse_flags(argv, JobConfig)
+    flags = parse_flags(argv, JobConfig, "generate_eval_datasets.py")
     _check_typed_stop_strings(flags.get("stop_strings", ()))
     settings = read_config_file(absolute_path(str(flags["config"]), root)) if "config" in flags else {}
     if "resume" not in flags:

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from pydantic_settings import CliSettingsSource
 
 from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config import DEFAULT_GRADER_MODEL, JobConfig, NumVotes
@@ -88,13 +87,7 @@ def load_calibration(argv: Sequence[str], root: Path) -> CalibrationConfig:
     Raises:
         ConfigError: unknown flag, value out of range, no labelled file.
     """
-    if {"-h", "--help"} & set(argv):
-        CliSettingsSource[Any](
-            CalibrationConfig, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="calibrate_grader.py"
-        )
-    if argv and not argv[0].startswith("-"):
-        argv = ["--labelled_path", argv[0], *argv[1:]]
-    settings: dict[str, Any] = dict(parse_flags(argv, CalibrationConfig))
+    settings: dict[str, Any] = dict(parse_flags(argv, CalibrationConfig, "calibrate_grader.py", first="labelled_path"))
     if "labelled_path" not in settings:
         raise ConfigError("labelled_path: missing; give a labelled file, such as configs/calibration/mayors.jsonl")
     for name in ("labelled_path", "grader_config_path", "prices_path"):

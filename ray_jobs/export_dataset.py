@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from pydantic_settings import CliSettingsSource
 
 from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config_files import absolute_path, without_tilde
@@ -57,13 +56,7 @@ def load_export(argv: Sequence[str], root: Path) -> ExportConfig:
     Raises:
         ConfigError: unknown flag, one that is missing or plays no part, no dataset, or an output that is there already.
     """
-    if {"-h", "--help"} & set(argv):
-        CliSettingsSource[Any](
-            ExportConfig, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="export_dataset.py"
-        )
-    if argv and not argv[0].startswith("-"):
-        argv = ["--directory", argv[0], *argv[1:]]
-    settings: dict[str, Any] = dict(parse_flags(argv, ExportConfig))
+    settings: dict[str, Any] = dict(parse_flags(argv, ExportConfig, "export_dataset.py", first="directory"))
     for name in ("directory", "to", "output"):
         if name not in settings:
             raise ConfigError(f"{name}: missing; give --{name}, or --help for what there is")

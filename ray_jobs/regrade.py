@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, create_model
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from evalgen.command_line import parse_flags
 from evalgen.config import JobConfig
@@ -117,11 +117,7 @@ def load_regrading(argv: Sequence[str], root: Path) -> tuple[JobConfig, Path]:
     Raises:
         ConfigError: a flag or a value is wrong, there is no experiment, or no other grader for it.
     """
-    if {"-h", "--help"} & set(argv):
-        CliSettingsSource[Any](
-            RegradeConfig, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="regrade.py"
-        )
-    flags = {name: str(value) for name, value in parse_flags(argv, RegradeConfig).items()}
+    flags = {name: str(value) for name, value in parse_flags(argv, RegradeConfig, "regrade.py").items()}
     if "resume" in flags:
         if "experiment" in flags:
             raise ConfigError("experiment: found beside --resume, which knows it; leave one of them out")

@@ -16,10 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
-from pydantic_settings import CliSettingsSource
 
 from evalgen.command_line import CommandSettings, parse_flags
 from evalgen.config_files import absolute_path, without_tilde
@@ -94,13 +92,7 @@ def load_arguments(argv: Sequence[str], root: Path) -> tuple[list[Path], Path]:
     Raises:
         ConfigError: unknown flag, no experiment, or a file that cannot be there.
     """
-    if {"-h", "--help"} & set(argv):
-        CliSettingsSource[Any](
-            ReportConfig, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="report.py"
-        )
-    if argv and not argv[0].startswith("-"):
-        argv = ["--experiments", *argv]
-    config = ReportConfig(**parse_flags(argv, ReportConfig))  # type: ignore[arg-type]
+    config = ReportConfig(**parse_flags(argv, ReportConfig, "report.py", first="experiments"))  # type: ignore[arg-type]
     if not config.experiments:
         raise ConfigError("experiments: missing; give the directory of an experiment, or several")
     # Resolved, so that the same one twice is the same one.

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
-from pydantic_settings import CliSettingsSource
 
 from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config_files import absolute_path
@@ -67,13 +66,7 @@ def load_verification(argv: Sequence[str], root: Path) -> VerificationConfig:
     Raises:
         ConfigError: unknown flag, value out of range, no directory.
     """
-    if {"-h", "--help"} & set(argv):
-        CliSettingsSource[Any](
-            VerificationConfig, cli_parse_args=["--help"], cli_hide_none_type=True, cli_prog_name="verify_dataset.py"
-        )
-    if argv and not argv[0].startswith("-"):
-        argv = ["--directory", argv[0], *argv[1:]]
-    settings: dict[str, Any] = dict(parse_flags(argv, VerificationConfig))
+    settings: dict[str, Any] = dict(parse_flags(argv, VerificationConfig, "verify_dataset.py", first="directory"))
     if "directory" not in settings:
         raise ConfigError("directory: missing; give a dataset, or the directory of an experiment")
     for name in ("directory", "checkpoint", "tokenizer"):
