@@ -26,6 +26,7 @@ from evalgen.files import write_text
 from evalgen.grading.calibration import is_calibration_of
 from evalgen.grading.grader_digest import grader_digest
 from evalgen.job import DatasetPlan
+from evalgen.job_log import fields
 from evalgen.provenance import Provenance, weights_digests
 from evalgen.samples import samples_of
 from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics
@@ -144,7 +145,8 @@ def _missing(plan: DatasetPlan, stored: Mapping[str, Ranges], reported: Mapping[
 
 
 def _log(path: Path, figures: DatasetStatistics, earlier: Path) -> None:
-    log.info("%s: %d rows of %d distinct completions", path, figures.num_items, figures.num_unique)
+    counts = {"num_items": figures.num_items, "num_unique": figures.num_unique}
+    log.info("written", extra=fields(dataset=figures.name, **counts, path=path))
     num_left_out = figures.num_left_out + figures.num_ungraded
     if num_left_out:
         log.warning("%s: %d completions left out; left_out.json says why", figures.name, num_left_out)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -18,7 +19,8 @@ from evalgen.job_log import fields
 from evalgen.progress import Progress
 
 LINE_EVERY_S = 5.0
-SAME_LINE_EVERY_S = 600.0  # while nothing but the time is new, which in a batch it may be for hours
+# While nothing but the time is new: a unit of a large model takes minutes, and a batch may take hours.
+SAME_LINE_EVERY_S, SAME_BATCHES_EVERY_S = 30.0, 600.0
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +62,29 @@ class LiveView:
 
     def show(self, progress: Progress) -> None:
         """To be called as often as is convenient, by any thread."""
-        parts, time, figures = line_parts(progress), time_text(progress), progress.fields()
-        self._show(_Shown("progress", parts=parts, time=time, panel=panel(progress), figures=figures))
+        self._show(
+            _Shown(
+                event="progress",
+                parts=line_parts(progress),
+                time=time_text(progress),
+                panel=panel(progress),
+                figures=progress.fields(),
+                same_every_s=SAME_LINE_EVERY_S,
+            )
+        )
 
     def show_batches(self, progress: BatchProgress) -> None:
         """The same for Message Batches."""
-        parts, time, figures = batch_parts(progress), batch_time_text(progress), progress.fields()
-        self._show(_Shown("batches", parts=parts, time=time, panel=batch_panel(progress), figures=figures))
+        self._show(
+            _Shown(
+                event="batches",
+                parts=batch_parts(progress),
+                time=batch_time_text(progress),
+                panel=batch_panel(progress),
+                figures=progress.fields(),
+                same_every_s=SAME_BATCHES_EVERY_S,
+            )
+        )
 
     def _show(self, shown: _Shown) -> None:
         self._last = shown
@@ -78,7 +96,8 @@ class LiveView:
     def _say(self, shown: _Shown) -> None:
         """Prints and logs a line, if anything but the time is new or that is long ago."""
         text, now = "; ".join(shown.parts), self._clock()
-        if self._last_line is not None and text == self._last_line[0] and now - self._last_line[1] < SAME_LINE_EVERY_S:
+        last_text, last_at = self._last_line or ("", now)
+        if text == last_text and now - last_at < shown.same_every_s:
             return
         self._last_line = (text, now)
         log.info("%s", shown.event, extra=fields(**shown.figures))
@@ -87,14 +106,16 @@ class LiveView:
             self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Shown:
     """One state, in every form."""
 
-    def __init__(
-        self, event: str, *, parts: Iterable[str], time: str, panel: RenderableType, figures: Mapping[str, Any]
-    ) -> None:
-        """`event` and `figures` are the log's."""
-        self.event, self.parts, self.time, self.panel, self.figures = event, list(parts), time, panel, figures
+    event: str  # in the log
+    parts: Sequence[str]  # of a line: all but the time
+    time: str
+    panel: RenderableType
+    figures: Mapping[str, Any]  # of the event
+    same_every_s: float  # between lines, while nothing but the time is new
 
 
 def line_parts(progress: Progress) -> list[str]:

@@ -34,6 +34,7 @@ class StoreFigures:
     verdicts: Mapping[str, int]  # how many completions have got which kind of verdict, whoever asked
     num_cached: int  # verdicts that earlier experiments paid for
     num_asked_again: int  # questions that took more requests than votes
+    first_asked_at: float | None  # when a replica first asked it for work, by the monotonic clock of the driver's node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Progress:
     """What there is to show of a job. "Parts" are sampling units; rates are a minute's; None: not known (yet)."""
 
     elapsed_s: float
+    start_s: float | None  # of it, until the first replica asked for work
     num_parts: int  # to be sampled
     num_sampled: int
     num_failed: int
@@ -73,7 +75,7 @@ class Progress:
 
 
 class Monitor:
-    """Keeps the last that was told, by any thread. Times are of any one clock, in seconds."""
+    """Keeps the last that was told, by any thread. Times are of one clock, that of `StoreFigures`, in seconds."""
 
     def __init__(self, work: Work, now: float) -> None:
         self._num_units, self._begun_at = len(work.units), now
@@ -82,6 +84,7 @@ class Monitor:
         self._failed: set[str] = set()
         self._store: StoreFigures | None = None
         self._limiter: LimiterState | None = None
+        self._start_s: float | None = None
         self._carried = Carried()
         self._answered = Window(shortest_s=SHORTEST_FOR_ETA_S)
         self._requests, self._input_tokens, self._output_tokens = Window(), Window(), Window()
@@ -100,6 +103,8 @@ class Monitor:
         with self._lock:
             if store is not None:
                 self._store = store
+                if self._start_s is None and store.first_asked_at is not None:
+                    self._start_s = store.first_asked_at - self._begun_at
                 if store.schedule.seconds_left != self._sampling_left[0]:
                     self._sampling_left = (store.schedule.seconds_left, now)
             if limiter is not None:
@@ -128,6 +133,7 @@ class Monitor:
         spent_usd = total("cost", requests.cost_usd) if limiter.spent_usd is None else limiter.spent_usd
         return Progress(
             elapsed_s=now - self._begun_at,
+            start_s=self._start_s,
             num_parts=self._num_units,
             num_sampled=schedule.num_finished,
             num_failed=max(schedule.num_failed, len(self._failed)),
@@ -215,4 +221,5 @@ NOTHING_STORED = StoreFigures(
     verdicts={},
     num_cached=0,
     num_asked_again=0,
+    first_asked_at=None,
 )

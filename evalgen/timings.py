@@ -6,10 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import psutil
 
-SUMS_OVER_REPLICAS = "_all_replicas"  # names that end so are no stages: what the replicas took together, within one
+if TYPE_CHECKING:  # the driver keeps time before it imports what samples
+    from evalgen.progress import Progress
+
+# Names that end so are no stages, but within one: what the replicas took together, and what the first of them did.
+WITHIN_A_STAGE = ("_all_replicas", "_first_replica")
 
 
 class Timings:
@@ -39,6 +44,11 @@ class Timings:
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
+    def note_start(self, progress: Progress) -> None:
+        """What of its stage passed until a replica asked for work. To be called as often as is convenient."""
+        if progress.start_s is not None:
+            self.seconds["start_first_replica"] = progress.start_s
+
     def total_s(self) -> float:
         """Since this object was made."""
         return time.perf_counter() - self._begun
@@ -46,7 +56,7 @@ class Timings:
     def whole(self) -> dict[str, float]:
         """All stages so far, what passed between them as `other`, and their sum as `total`."""
         total = self.total_s()
-        other = total - sum(seconds for name, seconds in self.seconds.items() if not name.endswith(SUMS_OVER_REPLICAS))
+        other = total - sum(seconds for name, seconds in self.seconds.items() if not name.endswith(WITHIN_A_STAGE))
         assert other > -0.001, f"stages overlap: {self.seconds} in {total} s"
         return self.seconds | {"other": other, "total": total}
 

@@ -9,6 +9,7 @@ Exit codes: 0 done; 1 the job failed, or some prompts did; 2 the input is wrong,
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from evalgen.config import JobConfig
 from evalgen.errors import JobStopped
-from evalgen.job_log import JobLog
+from evalgen.job_log import JobLog, fields
 from evalgen.load_config import check_can_write, load_config
 from evalgen.timings import Timings
 from ray_jobs.exit_codes import exit_code_of
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from evalgen.schedule import FailedUnit
     from evalgen.wandb_log import WandbLog
     from ray_jobs.sampling import Engine
+
+log = logging.getLogger("evalgen.driver")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,6 +117,7 @@ def run_job(
                 failed = job.sample_and_judge(num_replicas, make_engine)
                 until_ray_ends.close()
                 job.write_results(failed)
+        log.info("done", extra=fields(num_datasets=len(plans), total_s=round(timings.total_s(), 3)))
     return experiment
 
 
@@ -144,7 +148,7 @@ class _Job:
         with self.timings.stage("plan"):
             work = remaining_work(experiment, plans, num_replicas)
         with self.timings.stage("sample_and_grade"), LiveView(is_quiet) as view:
-            show = (view.show, self.wandb_log.show)
+            show = (view.show, self.wandb_log.show, self.timings.note_start)
             units = sample_and_grade(config, experiment, plans, work, num_replicas, make_engine, show)
             failed = [unit for unit in units if isinstance(unit, FailedUnit)]
         # Within Ray, so that dashboard and metrics show a job that waits for hours. No replica is left by then.

@@ -136,16 +136,20 @@ class _QuestionMetrics:
 
     def __init__(self) -> None:
         self._answered = Total("evalgen_questions_answered", "questions with a new verdict", ("grader", "verdict"))
+        self._asked = Total("evalgen_questions_asked", "of these, asked in this part of the job", ("grader",))
         self._cached = Total("evalgen_questions_cached", "of these, paid for by an earlier experiment", ("grader",))
         self._ungraded = Total("evalgen_questions_ungraded", "of these, without a judgement", ("grader",))
         self._retried = Total("evalgen_questions_retried", "of these, that took more requests than votes", ("grader",))
         self._waiting = Level("evalgen_questions_waiting", "completions that have no verdict yet")
 
     def export(self, totals: SharedVerdicts | BatchTotals, num_waiting: int) -> None:
+        num_asked: dict[str, int] = {}
         for (grader, kind), number in totals.answered.items():
             self._answered.bring_to(number, grader, kind)
+            num_asked[grader] = num_asked.get(grader, -totals.cached[grader]) + number
             if kind == "ungraded":
                 self._ungraded.bring_to(number, grader)
+        _bring_all(self._asked, num_asked.items())
         _bring_all(self._cached, totals.cached.items())
         _bring_all(self._retried, totals.asked_again.items())
         self._waiting.set(num_waiting)

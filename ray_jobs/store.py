@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 
 from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
-from evalgen.job_log import Event, EventHandler, EventList, log_in_process
+from evalgen.job_log import Event, EventHandler, EventList, fields, known_figures, log_in_process
 from evalgen.progress import StoreFigures
 from evalgen.records import Answer, Question, SamplingUnit
 from evalgen.sample_tables import drawn_or_enumerated
@@ -84,6 +84,7 @@ class StoreActor:
         self._asking: set[str] = set()  # replicas that could sample, and wait to be told what
         self._node_watch: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
+        self._first_asked_at: float | None = None
         self._failure: str | None = None
 
     async def take(self, ticket: int, replica: str, device: str, node: str) -> Assignment | None:
@@ -91,6 +92,7 @@ class StoreActor:
 
         `node` is Ray's id of the one that it is on.
         """
+        self._first_asked_at = self._first_asked_at or time.monotonic()
         self._node_of[replica] = node
         self._node_watch = self._node_watch or asyncio.create_task(self._watch_nodes())
         finished = self._schedule.finished_unit_of(ticket)
@@ -130,6 +132,15 @@ class StoreActor:
             totals.checkpoint_load_seconds += cost.load_s
             totals.sampling_seconds += cost.sample_s
             totals.out_of_memory_halvings += cost.out_of_memory_halvings
+            figures = {
+                "unit_id": unit.id,
+                "dataset": unit.dataset,
+                "num_draws": num_draws,
+                "num_distinct": num_distinct,
+                "load_s": cost.load_s,
+                "sample_s": cost.sample_s,
+            }
+            log.info("sampled", extra=fields(**known_figures(figures)))
         await self._notify()
 
     async def stored_units(self) -> Sequence[StoredUnit]:
@@ -196,6 +207,7 @@ class StoreActor:
             verdicts={str(kind): number for kind, number in self._shared.told.items()},
             num_cached=self._shared.cached.total(),
             num_asked_again=self._shared.asked_again.total(),
+            first_asked_at=self._first_asked_at,
         )
         self._export()
         return figures, self._events.since(num_known_events), self._events.num_added

@@ -102,7 +102,9 @@ def panel_json(panel: Panel) -> Json:
 
 
 def variables() -> list[Json]:
-    of_session, of_jobs = (f"ray_evalgen_units_planned{{{it}}}" for it in (NODES, JOBS))
+    # What exports this gauge is there as long as the job: the store, and after it the driver that waits for batches.
+    every_job = "ray_evalgen_questions_waiting"
+    of_jobs = f"ray_evalgen_units_planned{{{JOBS}}}"
     return [
         {
             "name": "datasource",
@@ -115,9 +117,7 @@ def variables() -> list[Json]:
             "refresh": 1,
             "regex": "",
         },
-        variable(
-            "SessionName", "A start of Ray. All but one old.", "label_values(ray_evalgen_units_planned, SessionName)"
-        ),
+        variable("SessionName", "A start of Ray. All but one old.", f"label_values({every_job}, SessionName)"),
         variable(
             "Cluster",
             "A cluster of KubeRay; elsewhere metrics have no such label.",
@@ -127,7 +127,7 @@ def variables() -> list[Json]:
         variable(
             "JobId",
             "A job, by its ID on Ray's own dashboard. Figures of several add up.",
-            f"label_values({of_session}, JobId)",
+            f"label_values({every_job}{{{NODES}}}, JobId)",
             is_multi=True,
         ),
         variable("Run", "A fine-tuning run.", f"label_values({of_jobs}, run)", is_multi=True),

@@ -15,20 +15,25 @@ from configs.grafana.queries import (
     ENDED,
     EQUIVALENT,
     FAILED_A_SECOND,
+    IN_FLIGHT,
     JUDGED,
     NODES,
     PLANNED,
     SAMPLING_LEFT,
+    SERVER_FAILS,
     WAITING,
     actors,
     asked,
     gauge,
     judged,
+    or_zero,
     rate,
     sampled,
 )
 
 NO_JOB = "no job in this time"
+NO_SAMPLING = "no sampling in this time"
+NO_LIMITER = "no job, or it waits for batches"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +59,9 @@ def number(title: str, description: str, query: str, unit: str = "short", **more
     return Panel(title=title, description=description, queries=((title, query),), unit=unit, **settings)
 
 
-def trouble(title: str, description: str, query: str, unit: str = "short", *, worst: str = "red") -> Panel:
-    """A number that should be 0."""
-    return number(title, description, query, unit, worst=worst, no_data="none", width=3)
+def trouble(title: str, description: str, query: str, known: str, *, worst: str = "red", **more: Any) -> Panel:
+    """A number that should be 0, and is where only `known` has an answer."""
+    return number(title, description, or_zero(query, known), worst=worst, words=((0, "none"),), width=3, **more)
 
 
 HOW_FAR = (
@@ -67,6 +72,7 @@ HOW_FAR = (
         "percentunit",
         kind="gauge",
         most=1,
+        no_data=NO_SAMPLING,
     ),
     number(
         "Judged",
@@ -87,7 +93,7 @@ HOW_FAR = (
         unit="s",
         kind="stat",
         width=4,
-        no_data="not known yet",
+        no_data="not known",
     ),
     number(
         "Equivalent",
@@ -98,7 +104,8 @@ HOW_FAR = (
     ),
     number(
         "Cost",
-        "What the judge has cost in this part of the job, of models with a known price. Offline judges are free.",
+        "What the judge has cost in this part of the job, of models with a known price. Offline judges are free. "
+        "While the job waits for batches: what those that have ended cost.",
         f"sum({asked('cost_usd')})",
         "currencyUSD",
         no_data="nothing is paid yet",
@@ -117,8 +124,9 @@ WRONG = (
         "Judge's server",
         "Failing: it answered five requests in a row with errors. All requests wait, and one at a time finds out "
         "whether it is well again. After --max_outage_minutes the job stops and says how to go on.",
-        f"max({gauge('breaker_open')})",
+        SERVER_FAILS,
         width=3,
+        no_data=NO_LIMITER,
         worst="red",
         words=((0, "well"), (1, "failing")),
     ),
@@ -127,11 +135,15 @@ WRONG = (
         "They failed three times, or their input is wrong. The exit code will be 1 and missing.json names the prompts; "
         "experiment.log has the reasons.",
         f"sum({sampled('units_failed')})",
+        PLANNED,
+        no_data=NO_SAMPLING,
     ),
     trouble(
         "Units tried again",
         "Attempts that failed, or whose process died, and were followed by another.",
         f"sum({sampled('units_retried')})",
+        PLANNED,
+        no_data=NO_SAMPLING,
         worst="orange",
     ),
     trouble(
@@ -139,18 +151,21 @@ WRONG = (
         "Questions without a judgement: the judge refused them, or its replies could not be read. "
         "left_out.json will have them.",
         f"sum({judged('questions_ungraded')})",
+        WAITING,
     ),
     trouble(
         "Asked again",
         "Questions that took more requests than votes, because of faults or of replies that could not be read.",
         f"sum({judged('questions_retried')})",
+        WAITING,
         worst="orange",
     ),
     trouble(
         "Failed requests",
         "Requests of the last five minutes that ended in a fault of the server or of the line, of all that ended.",
         f"sum({FAILED_A_SECOND}) / (sum({rate('requests', over='5m')}) > 0)",
-        "percentunit",
+        IN_FLIGHT,
+        unit="percentunit",
         worst="orange",
     ),
     trouble(
@@ -158,12 +173,16 @@ WRONG = (
         "Requests that the server put off because of a rate limit. A few while its limits are learned are well; many "
         "mean that somebody else uses the same account: give lower limits, --requests_per_minute and the like.",
         f"sum({asked('throttled')})",
+        SERVER_FAILS,
+        no_data=NO_LIMITER,
         worst="orange",
     ),
     trouble(
         "Out of memory",
         "How often a batch was halved because memory ran out. No draw is lost; --kv_budget_gib begins with less.",
         f"sum({sampled('out_of_memory_halvings')})",
+        PLANNED,
+        no_data=NO_SAMPLING,
         worst="orange",
     ),
 )
@@ -176,12 +195,14 @@ SAMPLING = (
             ("{{run}} {{checkpoint}}", f"sum by (run, checkpoint) ({sampled('units_done')})"),
             ("{{run}} {{checkpoint}}, planned", f"max by (run, checkpoint) ({gauge('units_planned', CHECKPOINTS)})"),
         ),
+        no_data=NO_SAMPLING,
     ),
     Panel(
         title="Draws a second",
         description="Completions sampled, by checkpoint. They arrive a unit at a time, when it is stored.",
         queries=(("{{run}} {{checkpoint}}", f"sum by (run, checkpoint) ({rate('draws', CHECKPOINTS)})"),),
         unit="cps",
+        no_data=NO_SAMPLING,
         is_stacked=True,
     ),
     Panel(
@@ -195,12 +216,14 @@ SAMPLING = (
             ),
         ),
         unit="percentunit",
+        no_data=NO_SAMPLING,
     ),
     Panel(
         title="Forward passes a second",
         description="Evaluations of one sequence each, over all replicas.",
         queries=(("{{run}} {{checkpoint}}", f"sum by (run, checkpoint) ({rate('model_evaluations', CHECKPOINTS)})"),),
         unit="cps",
+        no_data=NO_SAMPLING,
         is_stacked=True,
     ),
     Panel(
@@ -211,6 +234,7 @@ SAMPLING = (
             ("sampling", f"sum({sampled('sampling_seconds')})"),
         ),
         unit="s",
+        no_data=NO_SAMPLING,
         is_stacked=True,
     ),
     Panel(
@@ -243,10 +267,14 @@ GRADING = (
         no_data="nothing is judged yet",
     ),
     Panel(
-        title="Questions that earlier experiments paid for",
-        description="They cost nothing again. --use_grader_cache false asks them anew.",
-        queries=(("{{grader}}", f"sum by (grader) ({judged('questions_cached')})"),),
-        no_data="none",
+        title="Questions asked, and paid for earlier",
+        description="Those with a verdict, by judge: asked in this part of the job, or paid for by an earlier "
+        "experiment. The latter cost nothing again; --use_grader_cache false asks them anew.",
+        queries=(
+            ("{{grader}}, asked", f"sum by (grader) ({judged('questions_asked')})"),
+            ("{{grader}}, paid for earlier", f"sum by (grader) ({judged('questions_cached')})"),
+        ),
+        no_data="nothing is judged yet",
     ),
 )
 
@@ -277,8 +305,9 @@ LIMITER = (
     ),
     Panel(
         title="Requests in flight",
-        description="At most --max_connections. At that most all the time, with the limits unused: the server is slow.",
-        queries=(("in flight", f"sum({gauge('requests_in_flight')})"),),
+        description="At most --max_connections. At that most all the time, with the limits unused: the server is slow. "
+        "Of Message Batches all requests in those that have not ended.",
+        queries=(("in flight", IN_FLIGHT),),
     ),
     Panel(
         title="Requests that wait for their turn",
@@ -327,6 +356,7 @@ MACHINES = (
         description="Processes, by what they are doing. A replica that is idle waits for work or for the judge.",
         queries=(("{{Name}} {{State}}", f"sum by (Name, State) ({actors('SamplingActor|GradingActor')})"),),
         is_stacked=True,
+        no_data="no such process",
     ),
     Panel(
         title="CPU",

@@ -1,7 +1,8 @@
 """PromQL over the job's metrics (`ray_jobs/metrics.py`), for the panels.
 
 Counters live as long as a node's Ray, gauges as long as the process that sets them. So totals are taken of processes
-that have a gauge: those of jobs that run.
+that have a gauge: those of jobs that run. Store and limiter are gone while a job waits for Message Batches; then the
+driver exports what there is to tell of questions and requests.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ def sampled(name: str) -> str:
 
 
 def judged(name: str, more: str = "") -> str:
-    """A total of the store's, by grader; `more` label matchers."""
+    """A total of whoever has the verdicts, by grader; `more` label matchers."""
     return f"(ray_evalgen_{name}_total{{{JOBS}{more}}} and on (WorkerId) ray_evalgen_questions_waiting{{{JOBS}}})"
 
 
 def asked(name: str) -> str:
-    """A total of the limiter's."""
+    """A total of whoever has the requests."""
     return f"(ray_evalgen_{name}_total{{{JOBS}}} and on (WorkerId) ray_evalgen_requests_in_flight{{{JOBS}}})"
 
 
@@ -35,11 +36,18 @@ def gauge(name: str, labels: str = JOBS) -> str:
     return f"ray_evalgen_{name}{{{labels}}}"
 
 
+def or_zero(query: str, known: str) -> str:
+    """0 in place of no answer where `known` has one: what never happened has no counter."""
+    return f"{query} or 0 * {known}"
+
+
 # A process of the store that follows one that died plans all units again.
 PLANNED = f"sum(max by (run, checkpoint) ({gauge('units_planned', CHECKPOINTS)}))"
 ENDED = f"((sum({sampled('units_done')}) or vector(0)) + (sum({sampled('units_failed')}) or vector(0)))"
 UNITS_LEFT = f"({PLANNED} - {ENDED})"
 WAITING = f"sum({gauge('questions_waiting')})"
+IN_FLIGHT = f"sum({gauge('requests_in_flight')})"
+SERVER_FAILS = f"max({gauge('breaker_open')})"
 ANSWERS = judged("questions_answered")
 ANSWERED = f"(sum({ANSWERS}) or vector(0))"
 ANSWERS_A_SECOND = f"(sum({rate('questions_answered', over='1m')}) > 0)"

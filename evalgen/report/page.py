@@ -31,7 +31,8 @@ TEMPLATES = "templates/report"
 MAX_SPLIT_SHOWN = 60  # questions whose votes were split, of an experiment
 MAX_VARIATIONS = 2_000  # rows of the tables of variations, over the page
 MAX_TEXT_CHARS = 300
-SUMS_OVER_REPLICAS = "_all_replicas"  # timings that are within those of a stage
+# Endings of timings that are within those of a stage, and what they are.
+WITHIN_A_STAGE = {"_all_replicas": "summed over the replicas", "_first_replica": "until it asked for work"}
 # Settings that say what was sampled, in the order in which they are shown.
 SETTINGS = (
     *("output_dataset_prefix", "num_generations", "temperature", "top_p", "top_k", "min_p", "do_sample"),
@@ -172,10 +173,11 @@ def _bar(share: float | None, kind: str = "") -> Markup:
     ).format(kind, width)
 
 
-def _stages(timings: Mapping[str, float]) -> list[tuple[str, str, bool]]:
-    """Key, name for people, and whether it is within another stage, of every timing but the total."""
-    return [
-        (key, key.removesuffix(SUMS_OVER_REPLICAS).replace("_", " "), key.endswith(SUMS_OVER_REPLICAS))
-        for key in timings
-        if key != "total"
-    ]
+def _stages(timings: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """Key, name for people, and what it is within a stage ("" if it is one), of every timing but the total."""
+    stages = []
+    for key in timings:
+        within = next((meaning for ending, meaning in WITHIN_A_STAGE.items() if key.endswith(ending)), "")
+        if key != "total":
+            stages.append((key, key.removesuffix("_all_replicas").replace("_", " "), within))
+    return stages

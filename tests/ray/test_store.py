@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,27 @@ def test_a_replica_that_cannot_load_and_waits_for_one_that_never_comes_tries_aga
         await actor.load_failed("a0", "x", "stale file handle")
         assert await taken(actor, 1, "x", "gpu 0") == "a1"
         assert "yet to come" in str(actor._events.since(0)), "the job's log says what it waits for"
+
+    run(scenario)
+
+
+def test_a_unit_that_is_stored_is_an_event_with_its_figures_told_once(run: Callable[[Scenario], None]) -> None:
+    async def scenario(actor: Any) -> None:
+        figures, _, _ = await actor.tell(0)
+        assert figures.first_asked_at is None
+        times = [time.monotonic()]
+        assignment = await actor.take(1, "x", "gpu 0", "n1")
+        times.append(time.monotonic())
+        await actor.take(2, "y", "gpu 1", "n1")
+        table = samples(assignment.unit)
+        for _ in range(2):  # Ray may repeat a call
+            await actor.save_unit(assignment.unit, table, COST)
+        figures, (event,), _ = await actor.tell(0)
+        assert times[0] <= figures.first_asked_at <= times[1]
+        dataset, num_draws, num_distinct = assignment.unit.dataset, figures.num_draws, figures.num_distinct
+        assert num_draws > num_distinct > 0
+        unit = f"unit_id=a0 dataset={dataset} num_draws={num_draws} num_distinct={num_distinct}"
+        assert event.message == f"sampled {unit} load_s=0.5 sample_s=0.25"
 
     run(scenario)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from evalgen.timings import SUMS_OVER_REPLICAS
+from evalgen.timings import WITHIN_A_STAGE
 from tests.ray.jobs import FinishedJob
 
 
 def test_the_stages_of_a_job_are_its_seconds_from_the_interpreter_to_the_report(mayors_job: FinishedJob) -> None:
     timings = mayors_job.experiment.summary["timings"]
-    stages = {name: seconds for name, seconds in timings.items() if not name.endswith(SUMS_OVER_REPLICAS)}
+    stages = {name: seconds for name, seconds in timings.items() if not name.endswith(WITHIN_A_STAGE)}
     total, other = stages.pop("total"), stages.pop("other")
     assert list(stages) == [
         *("start_python", "resolve", "import", "start_ray", "plan", "sample_and_grade", "stop_ray", "assemble"),
@@ -18,4 +18,5 @@ def test_the_stages_of_a_job_are_its_seconds_from_the_interpreter_to_the_report(
     ]
     assert all(seconds > 0 for seconds in stages.values())
     assert sum(stages.values()) + other == pytest.approx(total, abs=0.01)  # each is rounded to a millisecond
+    assert 0 < timings["start_first_replica"] < timings["sample_and_grade"]
     assert other < 0.25 * total  # what has no name: directories and locks

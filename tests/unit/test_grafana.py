@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ import ray.dashboard.modules.metrics as ray_metrics
 from ray.dashboard.modules.metrics.grafana_dashboard_factory import generate_data_grafana_dashboard
 
 from configs.grafana.make_dashboard import COLUMNS, DASHBOARD, text
+from configs.grafana.panels import NO_JOB
 from ray_jobs import metrics
 
 Json = dict[str, Any]
+NEEDED_ALWAYS = {"SessionName", "JobId"}  # variables
+OF_THE_JUDGE = {"Judged", "Equivalent", "Cost", "Ungraded", "Asked again", "Failed requests", "Verdicts", "Tokens"}
 RAYS_METRICS = {"ray_actors", "ray_node_cpu_utilization", "ray_node_mem_used", "ray_node_mem_total"}
 RAYS_GPU_METRICS = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_network_receive_speed"}
 
@@ -90,9 +93,8 @@ def test_no_panel_lies_on_another_and_ids_are_unique(dashboard: Json) -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
-def test_it_shows_every_metric_of_the_job_and_asks_for_none_that_nobody_exports(
-    dashboard: Json, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def exported_by(monkeypatch: pytest.MonkeyPatch, *exporters: type) -> set[str]:
+    """The names of their metrics in Prometheus."""
     exported: set[str] = set()
 
     class Recorded:
@@ -103,11 +105,37 @@ def test_it_shows_every_metric_of_the_job_and_asks_for_none_that_nobody_exports(
 
     monkeypatch.setattr(metrics, "Counter", type("RecordedCounter", (Recorded,), {"ending": "_total"}))
     monkeypatch.setattr(metrics, "Gauge", Recorded)
-    for exporter in (metrics.StoreMetrics, metrics.LimiterMetrics, metrics.ReplicaMetrics):
+    for exporter in exporters:
         exporter()
-    asked_for = {name for query in queries_of(dashboard) for name in re.findall(r"ray_\w+", query)}
-    asked_for.discard("ray_io_cluster")
-    assert asked_for - RAYS_METRICS - RAYS_GPU_METRICS == exported
+    return exported
+
+
+def asked_for_by(queries: Iterable[str]) -> set[str]:
+    return {name for query in queries for name in re.findall(r"ray_\w+", query)} - {"ray_io_cluster"}
+
+
+def test_it_shows_every_metric_of_the_job_and_asks_for_none_that_nobody_exports(
+    dashboard: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporters = (metrics.StoreMetrics, metrics.LimiterMetrics, metrics.ReplicaMetrics, metrics.BatchMetrics)
+    asked_for = asked_for_by(queries_of(dashboard))
+    assert asked_for - RAYS_METRICS - RAYS_GPU_METRICS == exported_by(monkeypatch, *exporters)
+
+
+def test_a_job_that_waits_for_batches_can_be_chosen_and_no_panel_says_that_there_is_none(
+    dashboard: Json, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its store and limiter have ended; the driver alone exports."""
+    of_driver = exported_by(monkeypatch, metrics.BatchMetrics)
+    for variable in dashboard["templating"]["list"]:
+        if variable["name"] in NEEDED_ALWAYS:
+            assert asked_for_by([variable["definition"]]) <= of_driver, variable["name"]
+    for panel in panels_of(dashboard):
+        others = asked_for_by(target["expr"] for target in panel["targets"]) - of_driver
+        if panel["title"] in OF_THE_JUDGE:
+            assert not others, panel["title"]
+        elif others:
+            assert panel["fieldConfig"]["defaults"]["noValue"] not in (NO_JOB, "none"), panel["title"]
 
 
 def test_rays_metrics_are_those_of_rays_own_panels() -> None:

@@ -18,6 +18,7 @@ from evalgen.grading.batch_progress import BatchProgress, BatchTotals
 from evalgen.grading.request_totals import RequestTotals
 from evalgen.live_view import (
     LINE_EVERY_S,
+    SAME_BATCHES_EVERY_S,
     SAME_LINE_EVERY_S,
     LiveView,
     batch_panel,
@@ -32,6 +33,7 @@ from evalgen.records import Limits
 REPOSITORY = Path(__file__).parents[2]
 PROGRESS = Progress(
     elapsed_s=83.4,
+    start_s=9.4,
     num_parts=40,
     num_sampled=24,
     num_failed=0,
@@ -175,15 +177,28 @@ def test_without_a_terminal_a_line_comes_every_few_seconds_if_anything_changed_a
     console, file = plain_console(force_terminal=False)
     clock = FakeTime()
     with LiveView(console=console, clock=clock) as view:
-        for second in range(60):
+        for second in range(50):
             clock.now = second
             # From 30 s on nothing changes but the time.
             view.show(replace(PROGRESS, num_answered=min(second, 30), elapsed_s=second))
-        view.show(replace(PROGRESS, num_answered=2_345, elapsed_s=60))
+        view.show(replace(PROGRESS, num_answered=2_345, elapsed_s=50))
     lines = file.getvalue().splitlines()
     assert len(lines) == 30 / LINE_EVERY_S + 2
     assert "graded 0 of 2,345" in lines[0] and "graded 2,345 of 2,345" in lines[-1]
     assert "\x1b" not in file.getvalue()
+
+
+def test_while_a_unit_takes_minutes_lines_say_that_the_job_lives(caplog: pytest.LogCaptureFixture) -> None:
+    console, file = plain_console(force_terminal=False)
+    clock = FakeTime()
+    unit_s = 9 * 60
+    with caplog.at_level(logging.INFO, "evalgen.live_view"), LiveView(console=console, clock=clock) as view:
+        for second in range(unit_s):
+            clock.now = second
+            view.show(replace(PROGRESS, elapsed_s=second))
+    lines = file.getvalue().splitlines()
+    assert len(lines) == len(caplog.records) == unit_s / SAME_LINE_EVERY_S
+    assert "; 0 s so far" in lines[0] and "; 8 min 30 s so far" in lines[-1]
 
 
 def test_quiet_says_nothing_and_logs_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
@@ -246,7 +261,7 @@ def test_while_batches_are_waited_for_a_line_now_and_then_says_for_how_long(capl
             clock.now = second
             view.show_batches(replace(BATCHES, oldest_age_s=second))
     lines = file.getvalue().splitlines()
-    assert len(lines) == len(caplog.records) == hours * 3_600 / SAME_LINE_EVERY_S
+    assert len(lines) == len(caplog.records) == hours * 3_600 / SAME_BATCHES_EVERY_S
     assert "sent 0 s ago" in lines[0] and "sent 1 h 50 min ago" in lines[-1]
     assert caplog.records[-1].__dict__["fields"]["num_answered"] == 352
 

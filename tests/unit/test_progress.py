@@ -12,6 +12,7 @@ from evalgen.grading.request_totals import RequestTotals
 from evalgen.progress import NOTHING_STORED, Carried, Monitor, StoreFigures, Window, eta_s
 from evalgen.records import GradedUnit, Limits
 from evalgen.schedule import ScheduleFigures
+from evalgen.timings import Timings
 from evalgen.work import Work
 
 NO_WORK = Work(units=(), ungraded=())
@@ -90,6 +91,20 @@ def test_the_estimate_counts_down_between_units_and_knows_of_completions_that_ar
     assert progress.eta_s == pytest.approx(60, rel=0.06)
     monitor.update(stored(schedule=half_done, num_questions=200, verdicts={"equivalent": 200}), None, 21)
     assert monitor.progress(21).eta_s is not None
+
+
+def test_the_start_of_a_job_ends_when_a_replica_first_asks_for_work_whatever_a_later_process_of_the_store_says() -> (
+    None
+):
+    monitor, timings = Monitor(NO_WORK, now=10.0), Timings()
+    told = []
+    for first_asked_at in (None, 19.5, None, 40.0):
+        monitor.update(stored(first_asked_at=first_asked_at), None, 50.0)
+        timings.note_start(monitor.progress(50.0))
+        told.append(timings.seconds.get("start_first_replica"))
+    assert told == [None, 9.5, 9.5, 9.5]
+    whole = timings.whole()
+    assert whole["other"] == whole["total"], "it is within a stage"
 
 
 def test_nothing_is_left_when_all_is_done() -> None:
