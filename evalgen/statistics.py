@@ -44,7 +44,7 @@ class DatasetStatistics:
     output_tokens: int
     cost_usd: float | None  # None: the grader's price is unknown
     grader_alpha: float | None  # agreement of the votes (Krippendorff); None: one vote each, or all votes alike
-    model_evaluations: int
+    model_evaluations: int  # as many as distinct_prefixes with the tree; more where completions are enumerated
     distinct_prefixes: int
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -15,16 +16,37 @@ IS_ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
 if IS_ONE_OF_SEVERAL:  # before torch is imported: threads that spin while another process has their core go on for long
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
+hypothesis.settings.register_profile("any time", deadline=None)  # an example takes what others leave it of the cores
+hypothesis.settings.load_profile("any time")
 
-class OneProcessForRay(LoadScopeScheduling):
-    """Hands out files whole, and those of Ray all to one process: they share a cluster."""
+# Tests of Ray share a cluster and so a process, and come first. These take long and need nothing that those have made:
+# they come last, and go to whichever process is done first.
+RAY = "tests/ray"
+APART = {"tests/ray/test_demo.py": "demo", "tests/ray/test_faults.py": "faults", "tests/ray/test_cluster.py": "faults"}
+
+
+def scope_of(nodeid: str) -> str:
+    """What one process runs whole: a file, or several that share what takes long to make."""
+    file = nodeid.split("::")[0]
+    return APART.get(file) or (RAY if file.startswith(f"{RAY}/") else file)
+
+
+class LongScopesFirstAndLast(LoadScopeScheduling):
+    """Hands out scopes in the order in which they were collected."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/ray" if nodeid.startswith("tests/ray/") else nodeid.split("::")[0]
+        return scope_of(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneProcessForRay:
-    return OneProcessForRay(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LongScopesFirstAndLast:
+    config.option.loadscopereorder = False  # by how many tests they have, which says nothing of how long they take
+    return LongScopesFirstAndLast(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = [RAY, "", *dict.fromkeys(APART.values())]
+    places = {scope: place for place, scope in enumerate(order)}
+    items.sort(key=lambda item: places.get(scope_of(item.nodeid), places[""]))
 
 
 @pytest.fixture(scope="session")

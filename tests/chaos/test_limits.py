@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.chaos.limits import STRICT, Bucket, Limits, RateLimits
@@ -58,7 +58,6 @@ def test_less_than_a_request_a_second_still_lets_one_through() -> None:
     assert num_admitted(limits, 10) == 1
 
 
-@settings(deadline=None)
 @given(
     per_minute=st.floats(1, 1e6),
     capacity_s=st.floats(0.1, 120),
@@ -74,7 +73,6 @@ def test_never_more_than_the_capacity_and_the_refill(per_minute: float, capacity
         assert admitted <= max(1, per_minute * capacity_s / 60) + clock.now * per_minute / 60 + 1e-3
 
 
-@settings(deadline=None)
 @given(per_minute=st.floats(0.1, 1e6), tokens=st.integers(1, 10**6), elapsed=st.floats(0, 100))
 def test_after_the_announced_wait_and_no_sooner_the_request_is_let_through(
     per_minute: float, tokens: int, elapsed: float

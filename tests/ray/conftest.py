@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from tests.faults.cases import Undisturbed
     from tests.ray.jobs import FinishedJob
+    from tests.ray.submission import SubmittedJob
 
 # Before Ray is imported, which reads them once: the session's cluster wants a token, and this process has it.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -30,6 +31,7 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 REPOSITORY = Path(__file__).parents[2]
 START_TIMEOUT_S = 120
+METRICS_EACH_SECOND = {"RAY_metrics_report_interval_ms": "1000"}  # by itself Ray tells its agent every 10 s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,31 +41,37 @@ class RayCluster:
     address: str
     dashboard: str
     started_in: Path
+    temp_dir: Path
 
 
 @pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     """A head node with two CPUs and a dashboard; drivers join it through RAY_ADDRESS."""
-    with started_ray(tmp_path_factory.mktemp("ray_started_here")) as cluster:
+    with started_ray(tmp_path_factory.mktemp("ray_started_here"), METRICS_EACH_SECOND) as cluster:
         yield cluster
 
 
 @contextmanager
-def started_ray(started_in: Path) -> Iterator[RayCluster]:
-    """As `ray_cluster`, which no other test uses."""
+def started_ray(started_in: Path, settings: Mapping[str, str] = {}) -> Iterator[RayCluster]:
+    """As `ray_cluster`, which no other test uses. `settings`: of its environment."""
     ray_directory = Path(tempfile.mkdtemp(prefix="ray-"))  # short: it holds Unix sockets
     port, dashboard_port, client_port = _free_ports(3)
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
     command += [f"--port={port}", f"--dashboard-port={dashboard_port}", f"--ray-client-server-port={client_port}"]
+    # Any worker ports: by itself every Ray of a machine would try the same ones in turn.
+    command += ["--min-worker-port=0", "--max-worker-port=0"]
     command += [f"--temp-dir={ray_directory}", "--disable-usage-stats"]
-    head = subprocess.Popen(command, cwd=started_in, env=_environment(), stdout=subprocess.DEVNULL)
+    head = subprocess.Popen(command, cwd=started_in, env=_environment() | settings, stdout=subprocess.DEVNULL)
     try:
         _wait_for_dashboard(head, dashboard_port)
         # It refuses a job for which the node's agent is not there within 10 s.
         agent = "session_latest/dashboard_agent_listen_port_*"
         wait_until(lambda: any(ray_directory.glob(agent)), START_TIMEOUT_S, "the agent listens")
         yield RayCluster(
-            address=f"127.0.0.1:{port}", dashboard=f"http://127.0.0.1:{dashboard_port}", started_in=started_in
+            address=f"127.0.0.1:{port}",
+            dashboard=f"http://127.0.0.1:{dashboard_port}",
+            started_in=started_in,
+            temp_dir=ray_directory,
         )
     finally:
         # At once: on SIGTERM a node drains for half a minute first.
@@ -88,6 +96,14 @@ def mayors_job(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pyte
 
     output_dir = tmp_path_factory.mktemp("mayors_job")
     return run_as_process(mayors_arguments(mayors_run, output_dir), output_dir, ray_cluster.address)
+
+
+@pytest.fixture(scope="session")
+def submitted_job(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.TempPathFactory) -> SubmittedJob:
+    """One finished submission with a judge that wants a key, and all that others saw of it."""
+    from tests.ray.submission import submitted_and_seen
+
+    return submitted_and_seen(ray_cluster, mayors_run, tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +114,13 @@ def several_runs(arguments: list[str], file: Path, *runs: dict[str, object]) -> 
     return ["--config", str(file)]
 
 
-def run_as_process(arguments: list[str], output_dir: Path, ray_address: str) -> FinishedJob:
-    """As `run_job`, by the command that a user types."""
+def run_as_process(
+    arguments: list[str], output_dir: Path, ray_address: str, settings: Mapping[str, str] = {}
+) -> FinishedJob:
+    """As `run_job`, by the command that a user types. `settings`: of its environment."""
     finished = subprocess.run(
         [sys.executable, str(DRIVER), *arguments],
-        env=os.environ | {"RAY_ADDRESS": ray_address},
+        env={**os.environ, "RAY_ADDRESS": ray_address, **settings},
         capture_output=True,
         text=True,
         check=False,

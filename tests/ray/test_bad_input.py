@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from ray_jobs.generate_eval_datasets import main
+from tests.ray.conftest import RayCluster
 from tests.ray.jobs import mayors_arguments
 
 
@@ -86,7 +87,7 @@ MISTAKES: dict[str, tuple[Callable[[Case], None], str]] = {
         "duplicate query id 'a'",
     ),
     "checkpoint without weights": (remove_weights, "has no weights"),
-    "prompt and completion too long": (arguments(max_new_tokens=100_000), "shorten one of them"),
+    "prompt and completion too long": (arguments(max_new_tokens=511), "shorten one of them"),
     "cut weights": (cut_weights, "damaged or not whole"),
     "tokenizer that does not fit": (shrink_vocabulary, "does not fit checkpoint"),
     "wandb without a project": (arguments(logging_type="wandb"), "--wandb_project"),
@@ -97,6 +98,7 @@ MISTAKES: dict[str, tuple[Callable[[Case], None], str]] = {
 def test_a_mistake_is_one_line_and_nothing_is_created(
     spoil: Callable[[Case], None],
     message: str,
+    joined_cluster: RayCluster,
     mayors_run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -114,7 +116,7 @@ def test_a_mistake_is_one_line_and_nothing_is_created(
 
 
 def test_an_output_directory_that_cannot_be_made_is_named(
-    mayors_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_the_way = tmp_path / "outputs"
     in_the_way.write_text("a file")

@@ -64,6 +64,7 @@ class HalfBroken:
             record.write(f"{self._gpu}\n")
         if int(self._gpu) == BROKEN_GPU:
             raise self._error
+        wait_until(lambda: str(BROKEN_GPU) in self._record.read_text().split(), PATIENCE_S, "the other had a unit")
         return self._replica.sample(unit, next_checkpoint)
 
 

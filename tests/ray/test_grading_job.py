@@ -16,13 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray_jobs.generate_eval_datasets import main
 from tests.chaos.server import ChaosApi
 from tests.chaos.settings import Faults, Price
-from tests.ray.conftest import RayCluster
+from tests.ray.conftest import METRICS_EACH_SECOND, RayCluster
 from tests.ray.jobs import Experiment, mayors_arguments, run_as_process, run_job
 from tests.waiting import wait_until
 
 MODEL = "claude-haiku-4-5-20251001"
 OURS = "ray_evalgen_"
-REPORT_S = 60.0  # Ray tells its agent every 10 s
+REPORT_S = 60.0
 NAME = "sampled_mayors_checkpoint_final"
 PRICES = {MODEL: Price(input_usd=1.0, output_usd=5.0)}
 
@@ -39,8 +39,8 @@ def arguments(run: Path, output_dir: Path, **settings: object) -> list[str]:
     return mayors_arguments(run, output_dir, **{"grader_model": f"anthropic/{MODEL}", **settings})
 
 
-def rows(experiment: Experiment) -> list[tuple[str, str, int]]:
-    return [(row["id"], row["completion"], row["sample_count"]) for row in experiment.dataset(NAME).to_list()]
+def rows(experiment: Experiment, name: str = NAME) -> list[tuple[str, str, int]]:
+    return [(row["id"], row["completion"], row["sample_count"]) for row in experiment.dataset(name).to_list()]
 
 
 def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_its_dataset_for_half_the_money(
@@ -65,7 +65,7 @@ def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_i
 
     # A process of its own: a driver's metrics are exported several times by one that has joined Ray several times.
     asked = arguments(mayors_run, in_batches, grader_model=f"anthropic-batch/{MODEL}")
-    finished = run_as_process(asked, in_batches, joined_cluster.address)
+    finished = run_as_process(asked, in_batches, joined_cluster.address, METRICS_EACH_SECOND)
     cheap_job = finished.experiment
     batched = api.stats()
     assert batched.calls == books.calls and batched.batch_calls["create"] == 1
@@ -114,20 +114,24 @@ def test_votes_packs_and_several_actors_ask_no_question_twice_and_lose_none_to_f
     joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi
 ) -> None:
     """Two checkpoints, so that two grading actors meet the same questions."""
-    settings = {"max_connections": 150, "grader_pack_size": 4, "checkpoint_patterns": "checkpoint_*"}
-    calm = run_job(arguments(mayors_run, tmp_path / "1", **settings, grader_votes=3), tmp_path / "1")
+    settings = {"num_generations": 50, "max_connections": 150, "grader_pack_size": 4}
+    asked = arguments(mayors_run, tmp_path, checkpoint_patterns="checkpoint_*", **settings)
+    calm = run_job([*asked, "--grader_votes", "3"], tmp_path)
     books = api.stats()
     assert set(books.times_asked) == {3}
     datasets = calm.summary["datasets"]
     assert len(datasets) >= 2 and all(it["num_ungraded"] == 0 for it in datasets)
     assert sum(it["api_calls"] for it in datasets) == books.calls < 3 * books.num_questions
     assert sum(it["input_tokens"] for it in datasets) == books.input_tokens
-    assert all(it["grader_alpha"] in (1.0, None) for it in datasets)
+    assert {it["grader_alpha"] for it in datasets} in ({1.0}, {1.0, None})
     api.set(faults=Faults(overloaded=0.1, reset=0.1, malformed=0.05, pack_missing=0.1, pack_malformed=0.1))
-    rough = run_job(arguments(mayors_run, tmp_path / "2", **settings), tmp_path / "2")
-    assert {name: rough.dataset(name).num_rows for name in rough.dataset_names} == {
-        name: calm.dataset(name).num_rows for name in calm.dataset_names
-    }
+    rough = run_job([*asked, "--use_grader_cache", "false"], tmp_path)
+    assert api.stats().calls > books.calls
+    for name in calm.dataset_names:
+        assert rows(rough, name) == rows(calm, name)
+        for figure in ("num_unique", "num_equivalent", "num_ungraded"):
+            assert rough.figures(name)[figure] == calm.figures(name)[figure]
+    assert rough.dataset_names == calm.dataset_names
 
 
 def test_a_dry_run_says_what_the_job_may_cost_and_makes_nothing(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -19,7 +18,7 @@ from evalgen.eval_dataset import EvalDataset
 from evalgen.eval_functions import eval_accuracy_and_loss
 from evalgen.tokenization import IGNORED_LABEL, before_stop
 from tests.ray.conftest import RayCluster
-from tests.ray.jobs import Experiment, FinishedJob, mayors_arguments, run_as_process, run_job, several_runs
+from tests.ray.jobs import Experiment, FinishedJob, mayors_arguments, run_as_process, several_runs
 
 NAME = "sampled_mayors_checkpoint_final"
 STOPS = [".", ",", "\n"]
@@ -246,21 +245,6 @@ def test_no_completion_may_be_probable_enough(variants: FinishedJob) -> None:
     assert len(variants.experiment.dataset(name)) == 0
     assert re.search(r"(\d+) of \1 parts", variants.stderr), "the parts without a question are done too"
     assert "covers 0.0% of the probability" in variants.stdout
-
-
-def test_config_json_runs_again_to_the_same_dataset_with_two_replicas_smaller_batches_and_little_memory(
-    experiment: Experiment, joined_cluster: RayCluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    other = {"num_replicas": 2, "generation_batch_size": 1, "kv_budget_gib": 0.001, "quiet": "true"}
-    flags = [part for key, value in {**other, "output_dir": tmp_path}.items() for part in (f"--{key}", str(value))]
-    again = run_job(["--config", str(experiment.path / "config.json"), *flags], tmp_path)
-    captured = capfd.readouterr()
-    assert again.rows_but_for_rounding(NAME) == experiment.rows_but_for_rounding(NAME)
-    config, first = (json.loads((e.path / "config.json").read_text()) for e in (again, experiment))
-    changed = {*other, "output_dir"}
-    assert config["num_replicas"] == 2
-    assert {k: v for k, v in config.items() if k not in changed} == {k: v for k, v in first.items() if k not in changed}
-    assert captured.err == "" and captured.out.startswith("Grading statistics"), "quiet"
 
 
 def _text_of_draws(samples: list[dict[str, Any]]) -> dict[tuple[str, int], str]:

@@ -15,10 +15,11 @@ from evalgen.records import GraderSpec
 from ray_jobs.generate_eval_datasets import main
 from ray_jobs.pipeline import _graded_units
 from ray_jobs.stages import block_bytes
-from tests.messages_api import MessagesApi, error
+from tests.messages_api import MessagesApi
 from tests.processes import titled
 from tests.ray.conftest import RayCluster
 from tests.ray.jobs import DRIVER, Experiment, mayors_arguments, run_job, several_runs
+from tests.ray.submission import REFUSAL, SubmittedJob
 from tests.waiting import wait_until
 
 MODEL = "anthropic/claude-haiku-4-5-20251001"
@@ -82,7 +83,7 @@ def test_a_thousand_questions_may_wait_at_once(judged: Judged) -> None:
     assert figures["num_ungraded"] == 0
 
 
-def test_a_second_experiment_pays_for_nothing_unless_told_to_and_a_refused_question_is_ungraded_and_not_judged_wrong(
+def test_a_second_experiment_pays_for_nothing(
     judged: Judged, joined_cluster: RayCluster, mayors_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output_dir, api = judged.experiment.path.parent, judged.api
@@ -94,15 +95,15 @@ def test_a_second_experiment_pays_for_nothing_unless_told_to_and_a_refused_quest
     assert second.summary["datasets"][0]["api_calls"] == 0
     assert all(row["from_cache"] for row in second.rows_of("verdicts"))
 
-    api.script(error(400, "invalid_request_error", "prompt is too long"))
-    third = run_job([*arguments, "--use_grader_cache", "false"], output_dir)
-    (figures,) = third.summary["datasets"]
-    assert api.calls == judged.calls + figures["num_unique"]
+
+def test_a_refused_question_is_ungraded_and_not_judged_wrong(submitted_job: SubmittedJob) -> None:
+    experiment = submitted_job.experiment
+    (figures,) = experiment.summary["datasets"]
     assert figures["num_ungraded"] == 1
     assert figures["num_unique"] == figures["num_graded"] + 1
-    (left_out,) = third.rejects(NAME, "left_out.json")
-    assert "prompt is too long" in left_out["reason"]
-    rejected = {(row["prompt_id"], row["generated_completion"]) for row in third.rejects(NAME)}
+    (left_out,) = experiment.rejects(NAME, "left_out.json")
+    assert REFUSAL in left_out["reason"]
+    rejected = {(row["prompt_id"], row["generated_completion"]) for row in experiment.rejects(NAME)}
     assert (left_out["prompt_id"], left_out["generated_completion"]) not in rejected
 
 

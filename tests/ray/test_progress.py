@@ -34,6 +34,7 @@ COUNTERS = {
     "checkpoint_load_seconds",
     "sampling_seconds",
     "questions_answered",
+    "questions_asked",
     "requests",
     "input_tokens",
     "output_tokens",
@@ -54,21 +55,25 @@ class Seen:
 
     names: set[str] = field(default_factory=set)
     metadata: dict[str, str] = field(default_factory=dict)
-    metrics_port: int = 0
+    # By metric and tags, as last exported: a gauge is gone some time after its process is.
+    metrics: dict[str, dict[tuple[str, ...], float]] = field(default_factory=dict)
 
 
 @contextmanager
 def watching() -> Iterator[Seen]:
-    seen, is_over = Seen(), Event()
+    seen, is_over, port = Seen(), Event(), 0
 
     def watch() -> None:
+        nonlocal port
         while not is_over.wait(0.3):
             try:
                 if ray.is_initialized():
                     seen.names |= {it["name"] for it in ray.util.list_named_actors(all_namespaces=True)}
-                    seen.metrics_port = ray.nodes()[0]["MetricsExportPort"]
+                    port = ray.nodes()[0]["MetricsExportPort"]
                     seen.metadata = dict(ray._private.worker.global_worker.core_worker.get_job_config().metadata)
-            except (RayError, AttributeError, RuntimeError):  # it is about to begin, or to end
+                if port:
+                    seen.metrics = {**seen.metrics, **exported(port)}
+            except (RayError, AttributeError, RuntimeError, OSError):  # it is about to begin, or to end
                 continue
 
     thread = Thread(target=watch)
@@ -84,15 +89,16 @@ def exported(port: int) -> dict[str, dict[tuple[str, ...], float]]:
     """By metric, and by its tags' values in the order of their names, what Ray's agent exports of ours."""
     ours: dict[str, dict[tuple[str, ...], float]] = {}
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-        for family in text_string_to_metric_families(response.read().decode()):
-            for sample in family.samples:
-                if sample.name.startswith("ray_evalgen_"):
-                    tags = tuple(value for name, value in sorted(sample.labels.items()) if name in OUR_TAGS)
-                    values = ours.setdefault(sample.name.removeprefix("ray_evalgen_"), {})
-                    values[tags] = values.get(tags, 0) + sample.value
+        lines = [line for line in response.read().decode().splitlines(keepends=True) if PREFIX in line]
+    for family in text_string_to_metric_families("".join(lines)):
+        for sample in family.samples:
+            tags = tuple(value for name, value in sorted(sample.labels.items()) if name in OUR_TAGS)
+            values = ours.setdefault(sample.name.removeprefix(PREFIX), {})
+            values[tags] = values.get(tags, 0) + sample.value
     return ours
 
 
+PREFIX = "ray_evalgen_"
 OUR_TAGS = ("run", "checkpoint", "grader", "verdict", "outcome")
 
 
@@ -119,10 +125,10 @@ def test_ray_exports_what_the_summary_says(seen_job: tuple[Experiment, Seen, Cha
     (figures,) = experiment.summary["datasets"]
 
     def is_told() -> bool:
-        return sum(exported(seen.metrics_port).get("questions_answered_total", {}).values()) >= figures["num_unique"]
+        return sum(seen.metrics.get("questions_answered_total", {}).values()) >= figures["num_unique"]
 
     wait_until(is_told, REPORT_S, "all verdicts are exported")
-    metrics = exported(seen.metrics_port)
+    metrics = seen.metrics
     assert {f"{name}_total" for name in COUNTERS} | GAUGES <= metrics.keys()
     of_checkpoint = (figures["checkpoint"], figures["run"])
     assert metrics["draws_total"] == {of_checkpoint: figures["num_draws"]}
@@ -133,6 +139,7 @@ def test_ray_exports_what_the_summary_says(seen_job: tuple[Experiment, Seen, Cha
     grader = f"anthropic/{MODEL}"
     assert answered[grader, "equivalent"] == figures["num_equivalent"]
     assert sum(answered.values()) == figures["num_unique"]
+    assert metrics["questions_asked_total"] == {(grader,): figures["num_unique"]}
     assert metrics["questions_waiting"] == {(): 0} and metrics["requests_in_flight"] == {(): 0}
     assert sum(metrics["input_tokens_total"].values()) == figures["input_tokens"]
     assert sum(metrics["output_tokens_total"].values()) == figures["output_tokens"]
@@ -162,7 +169,11 @@ def test_the_log_is_complete_structured_and_nobody_elses(seen_job: tuple[Experim
     progress = [line for line in lines if " INFO progress " in line]
     assert f"num_answered={figures['num_unique']} " in progress[-1]
     assert f"num_draws={figures['num_draws']} " in progress[-1]
-    assert [line for line in lines if " INFO graded " in line and "dataset=sampled_mayors" in line]
+    for event in ("sampled", "graded"):
+        assert [line for line in lines if f" INFO {event} unit_id=" in line and "dataset=sampled_mayors" in line]
+    assert " INFO done num_datasets=1 total_s=" in lines[-1]
+    (written,) = [line for line in lines if " INFO written " in line]
+    assert f"num_items={figures['num_items']} num_unique={figures['num_unique']}" in written
 
 
 def test_without_a_terminal_there_are_few_lines(mayors_job: FinishedJob) -> None:

@@ -1,7 +1,8 @@
-"""The dataset is the same with any number of replicas, and with units of any size, sampled in any order."""
+"""A job runs again from its `config.json`, to the same dataset however it is cut, spread and ordered."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,27 +12,21 @@ import pytest
 from evalgen import units, work
 from evalgen.records import SamplingUnit
 from tests.ray.conftest import RayCluster
-from tests.ray.jobs import Experiment, FinishedJob, mayors_arguments, run_job
+from tests.ray.jobs import Experiment, FinishedJob, run_job
 
 NAME = "sampled_mayors_checkpoint_final"
-NUM_DRAWS = 200
+MAX_DRAWS = 37  # of a unit: a prompt has several
+OTHER = {"num_replicas": 2, "generation_batch_size": 1, "kv_budget_gib": 0.001, "quiet": "true"}
 
 
-@pytest.mark.parametrize(
-    ("num_replicas", "max_draws"),
-    [(1, 3 * NUM_DRAWS), (4, 37)],  # `test_job` has two replicas
-    ids=["1 replica, some prompts a unit", "4 replicas, some draws of a prompt a unit"],
-)
-def test_the_dataset_does_not_depend_on_replicas_or_on_the_size_and_order_of_units(
-    num_replicas: int,
-    max_draws: int,
+def test_config_json_runs_again_to_the_same_dataset_with_more_replicas_smaller_units_in_any_order_and_little_memory(
     mayors_job: FinishedJob,  # one replica, one unit
     joined_cluster: RayCluster,
-    mayors_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(units, "MAX_DRAWS", max_draws)  # of a unit, of all its prompts together
+    monkeypatch.setattr(units, "MAX_DRAWS", MAX_DRAWS)
     planned: list[SamplingUnit] = []
 
     def plan_shuffled(*arguments: Any) -> list[SamplingUnit]:
@@ -40,11 +35,23 @@ def test_the_dataset_does_not_depend_on_replicas_or_on_the_size_and_order_of_uni
         return planned
 
     monkeypatch.setattr(work, "plan_units", plan_shuffled)
-    experiment = run_job(
-        mayors_arguments(mayors_run, tmp_path, num_replicas=num_replicas, num_generations=NUM_DRAWS), tmp_path
-    )
-    assert max(len(unit.queries) * unit.num_draws for unit in planned) <= max_draws
-    assert _content(experiment) == _content(mayors_job.experiment)
+    first = mayors_job.experiment
+    flags = [part for key, value in {**OTHER, "output_dir": tmp_path}.items() for part in (f"--{key}", str(value))]
+    again = run_job(["--config", str(first.path / "config.json"), *flags], tmp_path)
+    captured = capfd.readouterr()
+    assert max(len(unit.queries) * unit.num_draws for unit in planned) <= MAX_DRAWS
+    assert _content(again) == _content(first)
+    config, config_of_first = _config(again), _config(first)
+    assert config["num_replicas"] == 2
+    for name in (*OTHER, "output_dir"):
+        del config[name], config_of_first[name]
+    assert config == config_of_first
+    assert captured.err == "" and captured.out.startswith("Grading statistics"), "quiet"
+
+
+def _config(experiment: Experiment) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((experiment.path / "config.json").read_text())
+    return config
 
 
 def _content(experiment: Experiment) -> tuple[object, ...]:

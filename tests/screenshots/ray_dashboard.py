@@ -45,6 +45,17 @@ class RayDashboard:
         titles, *rows = self.driver.execute_script(TABLE)
         return [dict(zip(titles, row, strict=True)) for row in rows]
 
+    def row(self, cells: Mapping[str, str]) -> dict[str, str]:
+        """The row that has these cells, by the titles of their columns, as soon as there is one."""
+        found: list[dict[str, str]] = []
+
+        def is_there() -> bool:
+            found[:] = [row for row in self.rows() if cells.items() <= row.items()]
+            return len(found) == 1
+
+        self._wait(is_there, f"one row has {cells}")
+        return found[0]
+
     def filter(self, fields: Mapping[str, str], num_rows: int) -> None:
         """Types into fields above the table, takes it from what they suggest, and waits until so many rows are left."""
         for label, value in fields.items():

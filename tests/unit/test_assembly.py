@@ -396,9 +396,7 @@ def check_a_row_per_draw(dataset: AssembledDataset, per_draw: AssembledDataset) 
 _TEXTS = st.text("Grace Milerã日\n,", min_size=1, max_size=6)
 
 
-@settings(
-    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=120, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_drawn_and_judged_rows_decode_and_counts_add_up(
     data: st.DataObject, tokenizer: PreTrainedTokenizerFast

@@ -54,13 +54,13 @@ def test_a_list_is_read_in_every_form(name: str, typed: list[str], meant: tuple[
     assert getattr(load(*with_equals), name) == meant
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(patterns=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=3))
 def test_any_patterns_given_as_a_json_list_arrive_unchanged(patterns: list[str]) -> None:
     assert load("--checkpoint_patterns", json.dumps(patterns)).checkpoint_patterns == tuple(patterns)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(strings=st.lists(st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\n\t\\n"), min_size=1)))
 def test_any_stop_strings_arrive_unchanged_or_are_refused_for_their_backslash(strings: list[str]) -> None:
     try:

@@ -93,7 +93,7 @@ _NAMES = st.sampled_from([*JobConfig.model_fields, "unknown", "_x"]) | st.text("
 _VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.dictionaries(_NAMES, _VALUES, max_size=4))
 def test_any_mapping_is_a_job_or_a_configuration_error(content: dict[str, object], tmp_path: Path) -> None:
     try:

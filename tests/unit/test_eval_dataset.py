@@ -316,9 +316,7 @@ def test_anything_but_a_list_of_our_functions_is_an_input_error(content: bytes, 
         with_pickle(content)
 
 
-@settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=30), place=st.integers(0, 80), byte=st.integers(0, 255))
 def test_any_bytes_load_our_functions_or_are_an_input_error(
     content: bytes, place: int, byte: int, with_pickle: Any

@@ -90,7 +90,7 @@ def test_every_figure_is_what_it_is_defined_as(model: Any, tokenizer: Any) -> No
 token_ids = st.lists(st.integers(2, VOCABULARY), min_size=1, max_size=12)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pairs=st.lists(st.tuples(token_ids, token_ids), min_size=1, max_size=6), data=st.data())
 def test_neither_batch_size_nor_padding_changes_a_row(
     pairs: list[tuple[list[int], list[int]]], data: st.DataObject, model: Any

@@ -149,7 +149,7 @@ def test_a_calibration_stays_with_its_dataset_until_another_grader_judges_it(tmp
     assert not (path / CALIBRATION_FILE).exists() and "x.jsonl" not in (path / CARD_FILE).read_text()
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_job_that_goes_on_after_damage_to_any_stored_file_makes_the_same_datasets(
     data: st.DataObject, undisturbed: Path, tmp_path: Path

@@ -295,7 +295,7 @@ def test_the_unit_id_of_an_enumeration_changes_with_its_least_probability_and_no
     assert len({id_of(), id_of(min_probability=0.2), id_of(stop_strings=["x"]), id_of(stop_strings=["x", "y"])}) == 4
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(stop_strings=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=3))
 def test_stop_strings_survive_the_row_of_a_unit(stop_strings: list[str]) -> None:
     (unit,) = units_of(plan_of([query("p")], stop_strings=stop_strings))

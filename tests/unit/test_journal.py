@@ -24,9 +24,7 @@ RECORDS: list[dict[str, Any]] = [
     {"key": "b", "nested": {"x": [None, True, 0.1]}},
     {"key": "c", "text": "x" * 300},
 ]
-ADVERSARIAL = settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ADVERSARIAL = settings(max_examples=300, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def journal_of(path: Path, records: list[dict[str, Any]] = RECORDS) -> bytes:

@@ -16,7 +16,7 @@ TEXTS = st.text(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(text=TEXTS, other=TEXTS)
 def test_a_cell_holds_the_text_and_nothing_else_however_hostile(text: str, other: str) -> None:
     page = Rendered(f"| a | b |\n|---|---|\n| {code(text)} | x {quoted(other[:150])} |\n\nend")
@@ -25,7 +25,7 @@ def test_a_cell_holds_the_text_and_nothing_else_however_hostile(text: str, other
     assert page.texts["p"] == ["end"]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(text=TEXTS)
 @pytest.mark.parametrize("before", ["# ", "- ", "1. ", "> ", "", "**x** "])
 def test_a_line_holds_the_text_and_nothing_else_however_hostile(before: str, text: str) -> None:
@@ -34,7 +34,7 @@ def test_a_line_holds_the_text_and_nothing_else_however_hostile(before: str, tex
     assert page.tags == plain.tags and page.texts["code"] == [printable(text)]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(text=TEXTS)
 def test_a_block_of_code_ends_where_it_should(text: str) -> None:
     page = Rendered(f"{fenced(text)}\n\nend")

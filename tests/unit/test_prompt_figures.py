@@ -158,7 +158,7 @@ def test_where_nothing_is_graded_there_is_no_share_and_no_entropy(tokenizer: Pre
     assert (found.num_ungraded, found.unseen_mass, found.equivalent_mass) == (1, 0.0, 0.0)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(equivalent=st.integers(0, 50), others=st.lists(st.integers(1, 50), max_size=8))
 def test_entropies_bound_that_of_every_way_to_group_the_other_meanings(equivalent: int, others: list[int]) -> None:
     upper, lower = semantic_entropies(equivalent, others)
@@ -191,7 +191,7 @@ def test_the_unseen_mass_is_the_share_of_draws_that_came_once(counts: Sequence[i
     assert good_turing_unseen(counts) == pytest.approx(unseen)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_shares_and_masses_lie_in_order_whatever_is_drawn(
     data: st.DataObject, tokenizer: PreTrainedTokenizerFast

@@ -50,7 +50,7 @@ def test_source_rows_become_queries_in_order_with_their_ids_unchanged(tiny_run: 
     )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     id=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
     prompt=st.sampled_from(["p\n\t", " 日本 ", "\ufffd\0x"]),

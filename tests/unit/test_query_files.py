@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from evalgen.errors import InputError
 from tests.unit.test_queries import GOOD, from_json
 
-LIMITED = settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+LIMITED = settings(max_examples=200, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize(

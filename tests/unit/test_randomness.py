@@ -21,7 +21,7 @@ def test_the_numbers_never_change() -> None:
     assert uniforms(0, "São Paulo é", 0, 1000, 1).tolist() == PINNED_UNICODE
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 2**80),
     prompt_id=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),

@@ -213,7 +213,7 @@ KINDS = st.sampled_from(["equivalent", "not_equivalent", "ungraded"])
 EXAMPLES = itertools.count()
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_counts_and_rates_are_those_of_the_two_verdicts_of_each_completion(
     data: st.DataObject, old: Experiment, plan: DatasetPlan

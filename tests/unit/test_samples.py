@@ -107,7 +107,7 @@ def test_samples_of_a_version_that_did_not_say_what_is_greedy_are_read(tiny: Loa
     assert older == [replace(sample, is_greedy=None) for sample in samples_of(table)]
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, derandomize=True)
 @given(said=st.lists(st.sampled_from([None, False, True]), min_size=1, max_size=4), data=st.data())
 def test_what_one_unit_says_of_a_sequence_holds_for_its_draws_in_all_of_them(
     said: list[bool | None], data: st.DataObject, tokenizer: PreTrainedTokenizerFast
@@ -128,7 +128,7 @@ def test_what_one_unit_says_of_a_sequence_holds_for_its_draws_in_all_of_them(
     assert samples_of(united) == [*one.samples, *other.samples]
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(data=st.data(), num_draws=st.integers(1, 5), num_units=st.integers(1, 3))
 def test_what_no_unit_drew_stays_undrawn_and_comes_last(
     data: st.DataObject, num_draws: int, num_units: int, tokenizer: PreTrainedTokenizerFast
@@ -306,7 +306,7 @@ def test_a_text_has_the_probability_of_all_its_sequences(tokenizer: PreTrainedTo
     assert [c.prevalence for c in completions] == pytest.approx([0.4, 0.3, 0.1])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(drawn=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=5), min_size=1, max_size=12), data=st.data())
 def test_distinct_prefixes_are_those_of_the_definition(drawn: list[list[int]], data: st.DataObject) -> None:
     sequences = [sequence(ids, [0], prompt_id=data.draw(st.sampled_from("pq"))) for ids in drawn]

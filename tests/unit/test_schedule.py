@@ -432,7 +432,7 @@ class TroubledJob:
 KINDS = ("fail", "fail", "fail to load", "fail for good", "break", "die", "die", "die", "lose the node")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(
     sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), min_size=1, max_size=6),
     num_replicas=st.integers(1, 6),

@@ -42,9 +42,8 @@ COST = SamplingCost(
 )
 DATASET = "sampled_test_checkpoint_final"
 Draws = dict[tuple[str, str, int], tuple[int, ...]]  # token ids, by dataset, prompt id and draw
-ADVERSARIAL = settings(
-    max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+RowsOfPrompts = dict[tuple[str, str], list[dict[str, Any]]]  # by dataset and prompt id
+ADVERSARIAL = settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def token_ids(dataset: str, prompt_id: str, draw: int) -> tuple[int, ...]:
@@ -137,7 +136,7 @@ def claimed_by(store: UnitStore) -> set[tuple[str, str, int]]:
     }
 
 
-def compacted(store: UnitStore) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def compacted(store: UnitStore) -> RowsOfPrompts:
     """The rows of every prompt as assembly sees them."""
     rows = {}
     for dataset, of_prompts in store.ranges().items():
@@ -160,6 +159,11 @@ def compacted_template(template: Path, tmp_path_factory: pytest.TempPathFactory)
     shutil.copytree(template, directory)
     compacted(UnitStore(directory))
     return directory
+
+
+@pytest.fixture(scope="module")
+def rows_of_template(compacted_template: Path) -> RowsOfPrompts:
+    return compacted(UnitStore(compacted_template))
 
 
 def test_units_come_back_as_they_were_saved_by_this_process_and_the_next(tmp_path: Path) -> None:
@@ -285,7 +289,7 @@ def test_the_rows_of_a_prompt_are_found_in_any_order() -> None:
 @ADVERSARIAL
 @given(data=st.data())
 def test_a_bit_flipped_or_a_cut_anywhere_only_makes_draws_missing(
-    data: st.DataObject, template: Path, compacted_template: Path, tmp_path: Path
+    data: st.DataObject, template: Path, compacted_template: Path, rows_of_template: RowsOfPrompts, tmp_path: Path
 ) -> None:
     """In any file, journal included, before and after compaction; then the missing draws are sampled again."""
     directory = tmp_path / "samples"
@@ -304,7 +308,7 @@ def test_a_bit_flipped_or_a_cut_anywhere_only_makes_draws_missing(
     if path.suffix == ".parquet":
         assert missing, "the damage is noticed"
     save(store, *missing)
-    assert compacted(store) == compacted(UnitStore(compacted_template))
+    assert compacted(store) == rows_of_template
     assert UnitStore(directory).ranges() == WANTED
 
 
@@ -354,20 +358,19 @@ def snapshots(directory: Path, work: Callable[[], Any], into: Path, patch: pytes
 
 
 def test_a_kill_between_any_two_steps_of_compaction_loses_nothing(
-    template: Path, compacted_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: Path, rows_of_template: RowsOfPrompts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "samples"
     shutil.copytree(template, directory)
     store = UnitStore(directory)
     steps = snapshots(directory, partial(compacted, store), tmp_path / "steps", monkeypatch)
     assert len(steps) > 25
-    expected = compacted(UnitStore(compacted_template))
     costs = sorted(cost.model_evaluations for cost in store.costs(DATASET))
     for step in steps:
         opened = UnitStore(step)
         assert opened.ranges() == WANTED and set(draws_in(opened)) == claimed_by(opened)
         assert sorted(cost.model_evaluations for cost in opened.costs(DATASET)) == costs
-        assert compacted(opened) == expected
+        assert compacted(opened) == rows_of_template
         assert {path.name for path in step.glob("*.parquet")} == {path.name for path in directory.glob("*.parquet")}
         assert not list(step.glob("*.writing"))
 

@@ -50,7 +50,7 @@ def stored_ranges(draw: st.DrawFn) -> list[tuple[int, int]]:
     return [part for part in ranges if draw(st.booleans())]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(
     stored=st.dictionaries(st.integers(0, 14).map(str), stored_ranges()),
     num_prompts=st.integers(1, 12),

@@ -160,7 +160,7 @@ def test_a_question_answered_twice_keeps_its_first_verdict_and_both_costs(tmp_pa
         assert [(row["api_calls"], row["cost_usd"]) for row in rows] == [(3, 0.5), (2, 1.0)]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_answers_that_are_added_again_are_paid_for_once(data: st.DataObject, tmp_path: Path) -> None:
     """Ray repeats a call whose reply was lost, to the same process or to the one that took its place."""

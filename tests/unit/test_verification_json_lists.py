@@ -15,9 +15,7 @@ from evalgen.verification.json_lists import json_list
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text()
 items = st.lists(scalars | st.dictionaries(st.text(), scalars, max_size=3) | st.lists(scalars, max_size=3), max_size=5)
-few = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+few = settings(max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def read(path: Path, content: str) -> list[Any]:

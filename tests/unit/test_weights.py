@@ -43,7 +43,7 @@ def rows_of(
     ]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(sequences=SEQUENCES)
 def test_an_extension_is_the_first_longer_row_that_begins_with_a_row(sequences: list[Ids]) -> None:
     """Also of rows with equal ids, as rows of equal draws are."""
@@ -53,7 +53,7 @@ def test_an_extension_is_the_first_longer_row_that_begins_with_a_row(sequences: 
     assert first_extensions(sequences) == expected
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(sequences=SEQUENCES)
 def test_the_shortest_start_is_the_shortest_of_all_that_a_sequence_begins_with(sequences: list[Ids]) -> None:
     distinct = list(dict.fromkeys(sequences))
@@ -67,7 +67,7 @@ def test_a_sequence_that_stands_twice_has_no_place_of_its_own() -> None:
         shortest_starts([(1,), (1,)])
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(sequences=SEQUENCES, data=st.data())
 def test_an_exclusive_set_is_prefix_free_and_loses_no_draw(sequences: list[Ids], data: st.DataObject) -> None:
     distinct = list(dict.fromkeys(sequences))
@@ -111,7 +111,7 @@ def test_rows_whose_text_ends_inside_one_token_have_one_probability_which_counts
     assert [row.columns["id"] for row in without_drawn] == [" J. Turner", " Jacob Tur"]
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(log_masses=st.lists(st.floats(-30, 0), min_size=1, max_size=20), shift=st.sampled_from([0.0, -700.0, -1e6]))
 def test_weights_are_shares_of_the_probability_however_small_it_is(log_masses: list[float], shift: float) -> None:
     shifted = [mass + shift for mass in log_masses]

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
@@ -116,7 +116,6 @@ def test_embedded_json_means_the_same_and_cannot_end_its_element(content: object
     assert [json.loads(it) for it in page.contents] == [content]
 
 
-@settings(deadline=None)  # a file is written each time, on a disk that others use
 @given(st.lists(st.dictionaries(st.sampled_from(["prompt_id", "reason"]), st.text(), min_size=1)))
 def test_a_json_list_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]

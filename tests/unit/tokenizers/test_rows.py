@@ -39,7 +39,7 @@ def draws_of(it: LoadedModel, stop_strings: tuple[str, ...], temperature: float)
 
 
 # Shrinking would take minutes, and what fails is as readable without.
-@settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=12, derandomize=True, phases=[Phase.generate])
 @given(data=st.data(), stop_strings=st.sampled_from([(), (" ",), ("\n", "e"), ("\ufffd", "ace")]))
 def test_every_draw_is_a_row_of_what_was_written_or_left_out_with_its_reason(
     any_model: LoadedModel, data: st.DataObject, stop_strings: tuple[str, ...]

@@ -15,7 +15,7 @@ from tests.unit.tokenizers.generated import PROMPTS, texts
 SHAPE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(prompt=texts.filter(lambda text: "</s>" not in text))
 def test_a_prompt_has_one_bos_and_no_eos_and_is_else_what_the_tokenizer_makes_of_it(
     any_tokenizer: PreTrainedTokenizerBase, prompt: str

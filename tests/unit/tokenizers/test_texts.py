@@ -17,7 +17,7 @@ from tests.unit.tokenizers.build import llama
 from tests.unit.tokenizers.corpus import CORPUS
 from tests.unit.tokenizers.generated import PROMPTS, drawn_ids, texts, whole_text
 
-SETTINGS = settings(max_examples=80, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=80, derandomize=True)
 
 
 @SETTINGS
