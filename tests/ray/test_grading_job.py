@@ -64,8 +64,10 @@ def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_i
     assert dear["cost_usd"] <= books.billed_usd + 1e-9
 
     # A process of its own: a driver's metrics are exported several times by one that has joined Ray several times.
-    asked = arguments(mayors_run, in_batches, grader_model=f"anthropic-batch/{MODEL}")
-    finished = run_as_process(asked, in_batches, joined_cluster.address, METRICS_EACH_SECOND)
+    to_wandb = {"logging_type": "wandb", "wandb_project": "evalgen"}
+    asked = arguments(mayors_run, in_batches, grader_model=f"anthropic-batch/{MODEL}", **to_wandb)
+    settings = {**METRICS_EACH_SECOND, "WANDB_MODE": "offline"}
+    finished = run_as_process(asked, in_batches, joined_cluster.address, settings)
     cheap_job = finished.experiment
     batched = api.stats()
     assert batched.calls == books.calls and batched.batch_calls["create"] == 1
@@ -84,6 +86,7 @@ def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_i
     metrics = exported_of_batches(port)
     assert metrics == metrics | {
         "questions_answered": cheap["num_unique"],
+        "questions_asked": cheap["num_unique"],
         "requests": cheap["api_calls"],
         "input_tokens": cheap["input_tokens"],
         "output_tokens": cheap["output_tokens"],
@@ -95,6 +98,9 @@ def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_i
     assert f"1 of 1 batches have ended; {num} of {num} questions are answered; " in printed
     log = (cheap_job.path / "experiment.log").read_text(encoding="utf-8")
     assert f"batches num_batches=1 num_batches_ended=1 num_questions={num} " in log
+    (to_wandb_offline,) = cheap_job.path.glob("wandb/offline-run-*/run-*.wandb")
+    content = to_wandb_offline.read_bytes()
+    assert all(word in content for word in (b"progress/num_draws", b"progress/num_batches", b"timings/total_s"))
 
 
 def exported_of_batches(port: int) -> Counter[str]:
@@ -111,7 +117,7 @@ def exported_of_batches(port: int) -> Counter[str]:
 
 
 def test_votes_packs_and_several_actors_ask_no_question_twice_and_lose_none_to_faults(
-    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi
+    joined_cluster: RayCluster, mayors_run: Path, tmp_path: Path, api: ChaosApi, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two checkpoints, so that two grading actors meet the same questions."""
     settings = {"num_generations": 50, "max_connections": 150, "grader_pack_size": 4}
@@ -125,7 +131,10 @@ def test_votes_packs_and_several_actors_ask_no_question_twice_and_lose_none_to_f
     assert sum(it["input_tokens"] for it in datasets) == books.input_tokens
     assert {it["grader_alpha"] for it in datasets} in ({1.0}, {1.0, None})
     api.set(faults=Faults(overloaded=0.1, reset=0.1, malformed=0.05, pack_missing=0.1, pack_malformed=0.1))
-    rough = run_job([*asked, "--use_grader_cache", "false"], tmp_path)
+    capfd.readouterr()
+    rough = run_job([*asked, "--use_grader_cache", "false", "--logging_type", "stdout"], tmp_path)
+    printed = capfd.readouterr()
+    assert printed.err == "" and all(f"INFO: {event} " in printed.out for event in ("sampled", "graded", "done"))
     assert api.stats().calls > books.calls
     for name in calm.dataset_names:
         assert rows(rough, name) == rows(calm, name)
