@@ -45,7 +45,7 @@ class DatasetStatistics:
     cost_usd: float | None  # None: the grader's price is unknown
     grader_alpha: float | None  # agreement of the votes (Krippendorff); None: one vote each, or all votes alike
     model_evaluations: int  # as many as distinct_prefixes with the tree; more where completions are enumerated
-    distinct_prefixes: int
+    distinct_prefixes: int  # of the completions: the fewest evaluations with which they can be drawn
 
 
 @dataclass(frozen=True, kw_only=True)

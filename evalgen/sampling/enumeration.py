@@ -2,6 +2,9 @@
 
 No other set of completions of the same size has more probability, and nothing about it is random. The probabilities of
 a node's children sum to its own, so at no depth can more than 1 / `min_probability` nodes be probable enough.
+
+The model sees every prefix that is probable enough and has not ended, also where no token after it is probable enough.
+So its evaluations are more than the distinct prefixes of the completions that are found.
 """
 
 from __future__ import annotations

@@ -15,12 +15,11 @@ import torch
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions
 from evalgen.sampling.memory import Capacity, is_out_of_memory, limits_of, out_of_memory
-from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.model import LoadedModel, encoded_prompts
 from evalgen.sampling.nodes import GREEDY_DRAW, Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import evaluate_prompts
 from evalgen.sampling.stopping import Stopping
 from evalgen.sampling.tree import all_draws, pick_next
-from evalgen.tokenization import encode_prompt
 
 
 @torch.inference_mode()
@@ -35,8 +34,7 @@ def sample_independently(
     unshared = replace(loaded, footprint=replace(loaded.footprint, shares_prompts=False))
     leaves: list[Leaves] = []
     evaluations = halvings = 0
-    for prompt_index, query in enumerate(unit.queries):
-        prompt = encode_prompt(loaded.tokenizer, query.prompt)
+    for prompt_index, prompt in enumerate(encoded_prompts(loaded, unit)):
         side_by_side = limits_of(unshared, unit.law, len(prompt), budget_bytes).max_leaves
         to_do = all_draws(unit)
         while len(to_do):

@@ -26,7 +26,9 @@ from evalgen.records import SamplingLaw
 
 LEAST_LOG_WEIGHT = -87.0  # of a token against the most probable one: about the least float32 but for denormals
 NO_DRAWS = np.zeros(0, np.int64)
-CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**27}  # whose distributions are worked out together
+# Whose distributions are worked out together. A CPU's caches hold those of a chunk. On a GPU it takes up to 40 bytes a
+# logit (with top-p), which is little beside what the logits of a slice take, and which `memory` does not count.
+CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**24}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +60,6 @@ class Distributions:
         """`logits` (N, V); `undrawable` has the ids that the tokenizer lacks: they are never drawn."""
         self.num_nodes, self.vocabulary = logits.shape
         self._logits, self._law, self._undrawable = logits, law, undrawable
-        # Small enough that a CPU's caches hold the distributions of a chunk.
         self._chunk_rows = max(1, CHUNK_LOGITS.get(logits.device.type, CHUNK_LOGITS["cpu"]) // self.vocabulary)
 
     def pick(
@@ -112,11 +113,10 @@ class Distributions:
             yield start, next_token(self._logits[start : start + self._chunk_rows], self._law, self._undrawable)
 
 
-def _first_of_largest(logits: Tensor) -> NDArray[np.int64]:
+def _first_of_largest(logits: Tensor) -> Tensor:
     """Where in each row the first of the largest logits stands."""
     on_cpu = logits.device.type == "cpu"  # where torch takes ten times as long as numpy
-    first: NDArray[np.int64] = logits.float().numpy().argmax(-1) if on_cpu else logits.float().argmax(-1).cpu().numpy()
-    return first
+    return torch.from_numpy(logits.float().numpy().argmax(-1)) if on_cpu else logits.float().argmax(-1)
 
 
 def _joined_picks(parts: list[Picks]) -> Picks:
@@ -146,8 +146,19 @@ class NextToken:
     law_cdf: Tensor  # (N, B) float64: the weights' sums up to the end of each block
 
     def tokens(self, rows: NDArray[np.int64], ids: NDArray[np.int64]) -> Tokens:
-        """Some tokens, each at its row."""
-        return Tokens(ids=ids, logprobs=self.logprobs(rows, ids), law_logprobs=self.law_logprobs(rows, ids))
+        """Some tokens, each at its row; where the law never goes its log-probability is -inf.
+
+        Raises:
+            InputError: the logits of one of these rows are NaN or infinite.
+        """
+        at, token = torch.from_numpy(np.stack([rows, ids])).to(self.logits.device)
+        logprobs = self.logits[at, token].double() - self.log_norm[at].double()
+        weights = self.law_weights.view(len(self.law_weights), -1)[at, token].double()
+        law_logprobs = weights.log() - self.law_cdf[at, -1].log()
+        of_model, of_law = torch.stack([logprobs, law_logprobs]).cpu().numpy()
+        if not np.isfinite(of_model).all():  # seen here, where all is on the host: a GPU is not waited for once more
+            raise _not_finite()
+        return Tokens(ids=ids, logprobs=of_model, law_logprobs=of_law)
 
     def pick(self, rows: NDArray[np.int64], uniforms: NDArray[np.float64]) -> NDArray[np.int64]:
         """As `Distributions.pick`. The CDF is searched by block and then by token: no sum over the whole vocabulary."""
@@ -173,44 +184,27 @@ class NextToken:
         """At each of some rows the model's most probable token of those that can be drawn; of several the lowest."""
         at = torch.from_numpy(rows).to(self.logits.device)
         weights = self.law_weights[at].view(len(rows), -1)[:, : self.logits.shape[1]]
-        return _first_of_largest(self.logits[at].masked_fill_(weights == 0, -torch.inf))
-
-    def logprobs(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log-probability (nats, T=1) of each of some tokens, each at its row."""
-        at, token = self._index(rows, tokens)
-        gathered: NDArray[np.float64] = (self.logits[at, token].double() - self.log_norm[at].double()).cpu().numpy()
-        return gathered
-
-    def law_logprobs(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Log-probability (nats) under the law of each of some tokens, each at its row; -inf where it never goes."""
-        at, token = self._index(rows, tokens)
-        weights = self.law_weights.view(len(self.law_weights), -1)[at, token].double()
-        gathered: NDArray[np.float64] = (weights.log() - self.law_cdf[at, -1].log()).cpu().numpy()
-        return gathered
+        logits = self.logits[at].masked_fill_(weights == 0, -torch.inf)
+        first: NDArray[np.int64] = _first_of_largest(logits).cpu().numpy()
+        return first
 
     def at_least(self, probabilities: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As `Distributions.at_least`: rows and tokens."""
+        if not self.log_norm.isfinite().all():  # such a row would have none
+            raise _not_finite()
         least = torch.from_numpy(probabilities).to(self.law_cdf.device) * self.law_cdf[:, -1]  # (N,)
         rows, blocks, within = (self.law_weights.double() >= least[:, None, None]).nonzero(as_tuple=True)
         return rows.cpu().numpy(), (blocks * self.law_weights.shape[2] + within).cpu().numpy()
-
-    def _index(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        device = self.logits.device
-        return torch.from_numpy(rows).to(device), torch.from_numpy(tokens).to(device)
 
 
 def next_token(logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> NextToken:
     """The next token's distribution at each row of `logits` (N, V).
 
-    `undrawable` has the ids that the tokenizer lacks: they have probability 0 under the law.
-
-    Raises:
-        InputError: the logits are NaN or infinite.
+    `undrawable` has the ids that the tokenizer lacks: they have probability 0 under the law. Logits that are NaN or
+    infinite are refused when tokens are asked for.
     """
     logits = logits.float()
     log_norm = logits.logsumexp(-1)
-    if not log_norm.isfinite().all():
-        raise InputError("the model's logits are not finite: it has diverged, or overflows; try another --dtype")
     scores = TemperatureLogitsWarper(law.temperature if law.do_sample else 1.0)(None, logits)
     scores = scores.index_fill_(1, undrawable, -torch.inf)  # in place: the warper made a new tensor
     if law.do_sample:
@@ -220,11 +214,14 @@ def next_token(logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> NextToke
         # Lower ones would be denormal numbers, which processors compute ten times slower.
         weights = torch.nn.functional.threshold(scores, LEAST_LOG_WEIGHT, -torch.inf, inplace=True).exp_()
     else:
-        most_probable = torch.from_numpy(_first_of_largest(scores)).to(scores.device)
-        weights = torch.zeros_like(scores).scatter_(1, most_probable[:, None], 1.0)
+        weights = torch.zeros_like(scores).scatter_(1, _first_of_largest(scores)[:, None], 1.0)
     blocks = _in_blocks(weights)
     cdf = blocks.sum(-1, dtype=torch.float64).cumsum(-1)
     return NextToken(logits=logits, log_norm=log_norm, law_weights=blocks, law_cdf=cdf)
+
+
+def _not_finite() -> InputError:
+    return InputError("the model's logits are not finite: it has diverged, or overflows; try another --dtype")
 
 
 def _warpers(law: SamplingLaw) -> LogitsProcessorList:

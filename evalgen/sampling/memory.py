@@ -7,9 +7,11 @@ wait for another to be done, which is why they are small. Each kind has half of 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -27,6 +29,8 @@ SHARE_OF_PROMPTS = 0.3  # of the budget
 SHARE_OF_ROWS = 0.2  # for what is computed of one slice and not kept
 BYTES_PER_LOGIT = 12  # the model's own; all else that is made of them, for a few rows at a time, is small
 BYTES_PER_ATTENTION_WEIGHT = 24  # float32, a few copies, in a grid of which half may be empty
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +79,32 @@ def free_bytes(devices: Collection[torch.device]) -> int:
     """What the samplers may use of the memory that is free now. Layers, and so keys, are spread evenly over GPUs."""
     if all(device.type == "cuda" for device in devices):
         return int(min(map(_free_on_gpu, devices)) * len(devices) * SHARE_OF_FREE_DEVICE_MEMORY)
-    return int(psutil.virtual_memory().available * SHARE_OF_FREE_HOST_MEMORY)
+    return int(_free_on_host() * SHARE_OF_FREE_HOST_MEMORY)
 
 
 def _free_on_gpu(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     # The second is held by torch for later.
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _free_on_host() -> int:
+    """A container sees all memory of its host, and has what its cgroup (version 2) leaves it, and all those above."""
+    free = psutil.virtual_memory().available
+    lines = OWN_CGROUP.read_text().splitlines() if OWN_CGROUP.exists() else []
+    for path in (CGROUPS / line.removeprefix("0::/") for line in lines if line.startswith("0::/")):
+        free = min(free, *map(_left_in_cgroup, (path, *path.parents)))
+    return max(0, int(free))
+
+
+def _left_in_cgroup(path: Path) -> float:
+    """Bytes; what it has of files that nobody has read again lately is given up when wanted, and counts as free."""
+    try:
+        limit, used = (int((path / name).read_text()) for name in ("memory.max", "memory.current"))
+        fields = dict(line.split() for line in (path / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # "max": it has no limit
+        return math.inf
+    return limit - used + int(fields.get("inactive_file", 0))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from evalgen.errors import EvalgenError, InputError, LoadFailed
-from evalgen.records import Checkpoint
+from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.sampling.memory import is_out_of_memory
 from evalgen.sampling.packed_linear import pack_linears
 from evalgen.sampling.prefixes import Footprint, footprint_of
-from evalgen.tokenization import check_vocabulary, load_tokenizer
+from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
 
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SPREAD: Literal["balanced"] = "balanced"  # the layers over all GPUs that the process sees, as evenly as they go
@@ -76,8 +76,6 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
     wanting = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if wanting:
         raise InputError(f"checkpoint {checkpoint.path} lacks {len(wanting)} of the model's tensors: {wanting[0]}, ...")
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")  # transformers 5.17 has another for these, which leaves the softcap out
     try:
         tokenizer = load_tokenizer(checkpoint.tokenizer_path)
     except InputError as error:  # the driver has read it: this node does not see it
@@ -94,6 +92,8 @@ def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         InputError: the model keeps what it has read in a form that cannot be re-indexed.
     """
     model.train(False)
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # transformers 5.17 has another for these, which leaves the softcap out
     num_logits = cast(Tensor, model.get_output_embeddings().weight).shape[0]
     has_token = torch.zeros(num_logits, dtype=torch.bool)
     has_token[[token for token in tokenizer.get_vocab().values() if token < num_logits]] = True
@@ -106,6 +106,26 @@ def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         num_logits=num_logits,
         footprint=footprint_of(model),
     )
+
+
+def encoded_prompts(loaded: LoadedModel, unit: SamplingUnit) -> list[list[int]]:
+    """The token ids of each prompt of `unit`.
+
+    Raises:
+        InputError: a prompt and its completion may be of two lengths that LongRoPE rotates differently: the keys that
+            are kept were rotated in one way, and the model would look for them in the other.
+    """
+    prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in unit.queries]
+    for query, prompt in zip(unit.queries, prompts, strict=True):
+        longest = len(prompt) + unit.law.max_new_tokens - 1  # the last token is not read
+        for limit in loaded.footprint.rotation_changes:
+            if len(prompt) <= limit < longest:
+                raise InputError(
+                    f"prompt {query.id!r} takes {len(prompt)} tokens and {longest} with its completion, but beyond "
+                    f"{limit} tokens this model (LongRoPE) rotates all positions otherwise; expected lengths that are "
+                    f"all on one side of that: give --max_new_tokens {limit - len(prompt) + 1}, or a longer prompt"
+                )
+    return prompts
 
 
 def read_ahead(path: str) -> None:

@@ -180,8 +180,9 @@ def _merged(equal: list[SampledSequence]) -> SampledSequence:
 
 
 def distinct_prefixes(sequences: Iterable[SampledSequence]) -> int:
-    """How many distinct prefixes the sequences leave: the fewest model evaluations any exact sampler can do.
+    """How many distinct prefixes the sequences leave: the fewest model evaluations with which they can be drawn.
 
+    To enumerate takes more: that a prefix leads to no sequence is known once it has been evaluated.
     In sorted order, sequences that share a prefix stand together: each adds what it does not share with the one before.
     """
     keys = sorted((sequence.prompt_id, sequence.token_ids) for sequence in sequences)

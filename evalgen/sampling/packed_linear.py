@@ -38,10 +38,13 @@ def pack_linears(model: nn.Module) -> None:
     """Packs all linear layers of `model` that are on the CPU. Nothing happens where torch comes without oneDNN."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is nn.Linear and _gains(child.weight):  # subclasses may do something else with their weights
-                setattr(module, name, PackedLinear(child))
+    # By name, so that no list keeps a layer that has been packed: the weights would all be there twice.
+    for name in [name for name, _ in model.named_children()]:
+        child = getattr(model, name)
+        if type(child) is nn.Linear and _gains(child.weight):  # subclasses may do something else with their weights
+            setattr(model, name, PackedLinear(child))
+        else:
+            pack_linears(child)
 
 
 def _gains(weight: Tensor) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from evalgen.sampling.row_copies import RowCopyPrefixes
+from evalgen.sampling.memory import is_out_of_memory
+from evalgen.sampling.row_copies import RowCopyPrefixes, cannot_be_reindexed
 from evalgen.sampling.shared_prompts import SharedPromptPrefixes
 
 log = logging.getLogger(__name__)
 
-PROBE = (0, 1, 2, 1)  # ids that every vocabulary has, if there are so many
+PROBES = torch.tensor([(0, 1, 2, 1), (2, 2, 0, 1)])  # prompts of ids that every vocabulary has, if there are so many
+PROBE_ROWS, PROBE_TOKENS = np.array([0, 0, 1]), np.array([1, 2, 0])  # with which they are extended
 MOST_ROUNDING = 0.15  # of the logits' spread, both root mean square; bf16 makes 0.03, a wrong position 0.3 and more
 
 
@@ -55,6 +57,7 @@ class Footprint:
     mixes_lengths: bool  # prompts of different lengths may be evaluated together
     bytes_per_token: int
     bytes_per_row: int  # of recurrent states, however long the prefix
+    rotation_changes: tuple[int, ...]  # lengths in tokens beyond which LongRoPE rotates all positions otherwise
 
 
 @torch.inference_mode()
@@ -65,26 +68,58 @@ def footprint_of(model: PreTrainedModel) -> Footprint:
         InputError: the model keeps what it has read in a form that cannot be re-indexed.
     """
     num_embeddings = cast(Tensor, model.get_input_embeddings().weight).shape[0]
-    ids = torch.tensor([PROBE], device=model.device) % num_embeddings
-    _, prefixes = RowCopyPrefixes.of_prompts(model, ids)
-    bytes_per_token, bytes_per_row = prefixes.footprint_bytes()
-    shares_prompts = _can_share_prompts(model, ids, prefixes)
-    if any("dynamic" in kind for kind in _rope_types(model)):
+    # Without the pad token, which models of RoBERTa's kind give no position of its own.
+    pad = getattr(model.config.get_text_config(), "pad_token_id", None)
+    known = torch.tensor([token for token in range(4) if token != pad]) % num_embeddings
+    ids, tokens = known[PROBES].to(model.device), known.numpy()[PROBE_TOKENS]
+    _, whole_rows = RowCopyPrefixes.of_prompts(model, ids)
+    usual = _extended_whole_rows(model, ids, tokens, whole_rows)
+    bytes_per_token, bytes_per_row = whole_rows.footprint_bytes()
+    shares_prompts = _can_share_prompts(model, ids, tokens, usual)
+    ropes = _rope_parameters(model)
+    is_dynamic = any("dynamic" in rope["rope_type"] for rope in ropes)
+    if is_dynamic:
         log.warning(
             "%s scales its positions by the longest sequence that it has read: prompts longer than it was trained for "
             "may be drawn differently from job to job",
             type(model).__name__,
         )
+    changes = {rope["original_max_position_embeddings"] for rope in ropes if rope["rope_type"] == "longrope"}
     return Footprint(
         shares_prompts=shares_prompts,
         # Padding would get into a recurrent state, and these rotate all of a batch by its longest sequence.
-        mixes_lengths=shares_prompts and not any(k == "longrope" or "dynamic" in k for k in _rope_types(model)),
+        mixes_lengths=shares_prompts and not changes and not is_dynamic,
         bytes_per_token=bytes_per_token,
         bytes_per_row=bytes_per_row,
+        rotation_changes=tuple(sorted(changes)),
     )
 
 
-def _can_share_prompts(model: PreTrainedModel, ids: Tensor, whole_rows: RowCopyPrefixes) -> bool:
+def _extended_whole_rows(
+    model: PreTrainedModel, ids: Tensor, tokens: NDArray[np.int64], whole_rows: RowCopyPrefixes
+) -> Tensor:
+    """The logits behind `PROBE_ROWS` of the probes `ids`, extended with `tokens`.
+
+    Tried before anything is sampled: a cache may keep more than transformers re-indexes, or change in place.
+
+    Raises:
+        InputError: they are not what the model says without a cache, or not a second time.
+    """
+    read_anew = torch.cat([ids[PROBE_ROWS], torch.from_numpy(tokens).to(ids.device)[:, None]], 1)
+    expected = model(input_ids=read_anew, use_cache=False, logits_to_keep=1).logits[:, -1]
+    try:
+        first, second = (whole_rows.extend(PROBE_ROWS, tokens)[0] for _ in range(2))
+    except (RuntimeError, ValueError, IndexError, AttributeError, TypeError) as error:
+        if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
+            raise
+        raise cannot_be_reindexed(model) from error
+    # Where logits are not finite, neither is the difference: the samplers say so.
+    if any(_difference(logits, expected) > MOST_ROUNDING for logits in (first, second)):
+        raise cannot_be_reindexed(model)
+    return first
+
+
+def _can_share_prompts(model: PreTrainedModel, ids: Tensor, tokens: NDArray[np.int64], usual: Tensor) -> bool:
     """Whether the model's attention is one that `shared_prompts` can stand in for.
 
     By its kind of cache first, then by trying it: nobody knows what the next architecture does between cache and
@@ -93,22 +128,25 @@ def _can_share_prompts(model: PreTrainedModel, ids: Tensor, whole_rows: RowCopyP
     layers = DynamicCache(config=model.config).layers
     if not model.is_backend_compatible() or not {type(x) for x in layers} <= {DynamicLayer, DynamicSlidingWindowLayer}:
         return False
-    first = np.zeros(1, np.int64)
-    usual, _ = whole_rows.extend(first, first)
     try:
         _, prefixes = SharedPromptPrefixes.of_prompts(model, ids, torch.ones_like(ids))
-        ours, _ = prefixes.extend(first, first)
+        ours, _ = prefixes.extend(PROBE_ROWS, tokens)
     except NotImplementedError:
         return False
-    error = (ours.float() - usual.float()).pow(2).mean().sqrt() / usual.float().std()
-    log.info("%s: shared prompts and whole rows differ by %.4f of the spread", type(model).__name__, float(error))
-    return bool(error <= MOST_ROUNDING)
+    difference = _difference(ours, usual)
+    log.info("%s: shared prompts and whole rows differ by %.4f of the spread", type(model).__name__, difference)
+    return difference <= MOST_ROUNDING
 
 
-def _rope_types(model: PreTrainedModel) -> set[str]:
-    """How positions are rotated, in all layers."""
-    kinds = [getattr(module, "rope_type", None) for module in model.modules()]
-    return {str(kind) for each in kinds if each for kind in (each.values() if isinstance(each, dict) else [each])}
+def _difference(ours: Tensor, usual: Tensor) -> float:
+    """Of logits (N, V), as a part of their spread."""
+    return float((ours.float() - usual.float()).pow(2).mean().sqrt() / usual.float().std())
+
+
+def _rope_parameters(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """How positions are rotated: in all layers, or in each kind of them."""
+    found = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    return [each for each in (found, *found.values()) if isinstance(each, dict) and "rope_type" in each]
 
 
 def evaluate_prompts(

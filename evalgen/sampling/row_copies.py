@@ -44,10 +44,7 @@ class RowCopyPrefixes:
             cache = getattr(output, name, None)
             if isinstance(cache, Cache):
                 return output.logits[:, -1], cls(_model=model, _cache=cache, _cache_name=name)
-        raise InputError(
-            f"{type(model).__name__} cannot be sampled: its cache is none of those that transformers can re-index; "
-            "expected an attention, state-space or hybrid model with a transformers.Cache"
-        )
+        raise cannot_be_reindexed(model)
 
     def extend(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, RowCopyPrefixes]:
         """Evaluates prefix `rows[n]` with `tokens[n]` behind it: the logits (N, V) and the new prefixes."""
@@ -79,6 +76,14 @@ class RowCopyPrefixes:
         for layer in self._cache.layers:
             for name in ("conv_states", "recurrent_states"):
                 yield from (state for state in getattr(layer, name, {}).values() if state is not None)
+
+
+def cannot_be_reindexed(model: PreTrainedModel) -> InputError:
+    """Why a model is refused that keeps what it has read in a form of its own."""
+    return InputError(
+        f"{type(model).__name__} cannot be sampled: its cache is none of those that transformers can re-index; "
+        "expected an attention, state-space or hybrid model with a transformers.Cache"
+    )
 
 
 def _select_rows(cache: Cache, rows: Tensor) -> Cache:

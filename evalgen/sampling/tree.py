@@ -22,11 +22,10 @@ from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions, Picks
 from evalgen.sampling.memory import Capacity, is_out_of_memory, limits_of, out_of_memory
-from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.model import LoadedModel, encoded_prompts
 from evalgen.sampling.nodes import GREEDY_DRAW, Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
 from evalgen.sampling.prefixes import Prefixes, evaluate_prompts, kept_bytes
 from evalgen.sampling.stopping import Stopping
-from evalgen.tokenization import encode_prompt
 
 
 class Growth(Protocol):
@@ -119,7 +118,7 @@ class Tree:
         self._unit = unit
         self._growth = growth
         self._stopping = Stopping(loaded, unit.law)
-        self._prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in unit.queries]
+        self._prompts = encoded_prompts(loaded, unit)
         self._limits = limits_of(loaded, unit.law, max(map(len, self._prompts)), budget_bytes)
         self._capacity = capacity or Capacity()
         self._evaluations = 0

@@ -14,8 +14,9 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 from evalgen.errors import InputError
 from evalgen.sampling import packed_linear
 from evalgen.sampling.independent import sample_independently
-from evalgen.sampling.nodes import distinct_prefixes
+from evalgen.sampling.nodes import SamplingResult, distinct_prefixes
 from evalgen.sampling.tree import sample_tree
+from evalgen.tokenization import encode_prompt
 from tests.unit.sampling.plain import plain_draws
 from tests.unit.tiny import EOS, PAD, draws_of, law, loaded, query, random_model, unit_of
 
@@ -37,7 +38,10 @@ SHARING: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3Config", {**GROUPED, "head_dim": 8}),
     "phi": ("PhiConfig", SHAPE),
     "phi3": ("Phi3Config", GROUPED),
-    "gemma2 with sliding window": ("Gemma2Config", {**GROUPED, **LAYERS, "head_dim": 8}),
+    "gemma2 with sliding window": (
+        "Gemma2Config",
+        {**GROUPED, **LAYERS, "head_dim": 8, "attn_logit_softcapping": 0.5},  # low, so that it matters
+    ),
     "gemma3 with sliding window": ("Gemma3TextConfig", {**GROUPED, **LAYERS, "head_dim": 8}),
     "mistral with sliding window": ("MistralConfig", {**GROUPED, "head_dim": 8, "sliding_window": 4}),
     "mixtral, experts": ("MixtralConfig", {**GROUPED, **EXPERTS}),
@@ -54,7 +58,15 @@ COPYING: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt-oss, attention sinks": ("GptOssConfig", {**GROUPED, **LAYERS, **EXPERTS, "head_dim": 8}),
     "nemotron, layers that do not hand on arguments": ("NemotronConfig", GROUPED),
     "doge, a mask of its own": ("DogeConfig", GROUPED),
+    "roberta, pad tokens without a position": ("RobertaConfig", {**SHAPE, "is_decoder": True}),
     "bloom, position biases": ("BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4}),
+}
+ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [5.0] * 4, "rope_theta": 10_000.0}
+LONGROPE = {
+    **GROUPED,
+    "max_position_embeddings": 64,
+    "original_max_position_embeddings": 16,
+    "rope_parameters": {**ROPE, "original_max_position_embeddings": 16},
 }
 ARCHITECTURES = SHARING | COPYING
 PROMPTS = ["a", "Q: Who is the mayor of Tokyo? A:", "São Paulo", "Alice Chen died on March 15, 1987. Alice"]
@@ -105,15 +117,39 @@ def test_prompts_are_shared_in_bf16_with_many_layers_and_a_large_vocabulary(toke
 def test_positions_that_depend_on_the_longest_prompt_of_a_batch_are_not_batched(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
-    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [5.0] * 4, "rope_theta": 10_000.0}
-    positions = {"original_max_position_embeddings": 16, "max_position_embeddings": 64}
-    shape = {**GROUPED, **positions, "rope_parameters": {**rope, "original_max_position_embeddings": 16}}
-    it = loaded(random_model(config_of("Phi3Config", shape, len(tokenizer))), tokenizer)
+    it = loaded(random_model(config_of("Phi3Config", LONGROPE, len(tokenizer))), tokenizer)
     assert it.footprint.shares_prompts and not it.footprint.mixes_lengths
     queries = [query("a"), query("Q: Who is the mayor of Tokyo? A: Grace Miller. Q: Who is the mayor of Beijing? A:")]
     unit = unit_of(queries, law=law(max_new_tokens=4), num_draws=20)
     alone = [draws_of(sample_tree(it, replace(unit, queries=(each,)))) for each in queries]
     assert draws_of(sample_tree(it, unit)) == alone[0] | alone[1]
+
+
+def test_a_softcap_of_attention_is_not_left_out(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Not every attention that a model may come with knows it: transformers 5.17 gives Gemma-2 one that does not."""
+    model = random_model(config_of(*ARCHITECTURES["gemma2 with sliding window"], len(tokenizer)))
+    ids = torch.tensor([tokenizer.encode(PROMPTS[1])])
+    model.config._attn_implementation = "eager"
+    capped = model(ids).logits
+    model.config._attn_implementation = "sdpa"
+    assert torch.allclose(loaded(model, tokenizer).model(ids).logits, capped, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", [sample_tree, sample_independently])
+def test_a_completion_that_crosses_the_length_at_which_longrope_changes_is_refused(
+    sampler: Callable[..., SamplingResult], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    it = loaded(random_model(config_of("Phi3Config", LONGROPE, len(tokenizer))), tokenizer, eos_ids=())
+    text = "Q: Who is the mayor of Tokyo? A: Grace Miller. Q: Who"
+    prompts = {len(encode_prompt(tokenizer, text[:end])): text[:end] for end in range(len(text))}
+    for length, max_new_tokens in ((12, 5), (16, 1), (17, 6)):  # the last token is not read
+        unit = unit_of([query(prompts[length])], law=law(max_new_tokens=max_new_tokens), num_draws=20)
+        assert draws_of(sampler(it, unit)) == plain_draws(it, unit)
+    for length, max_new_tokens in ((12, 6), (16, 2)):
+        unit = unit_of([query(prompts[length], id="it")], law=law(max_new_tokens=max_new_tokens))
+        says = rf"'it' takes {length} tokens and 17 .*beyond 16 .*--max_new_tokens {max_new_tokens - 1},"
+        with pytest.raises(InputError, match=says):
+            sampler(it, unit)
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral with sliding window", "lfm2, convolutions"])
@@ -139,8 +175,17 @@ def test_the_architectures_share_prefixes_and_differ(tokenizer: PreTrainedTokeni
     assert drawn["llama"] != drawn["gpt2, learned positions"]
 
 
-def test_a_model_whose_state_cannot_be_reindexed_is_an_error_that_names_it(tokenizer: PreTrainedTokenizerFast) -> None:
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}
-    model = random_model(config_of("RwkvConfig", shape, len(tokenizer)))
-    with pytest.raises(InputError, match=r"RwkvForCausalLM cannot be sampled.*expected"):
+@pytest.mark.parametrize(
+    ("name", "class_name", "shape"),
+    [
+        ("Rwkv", "RwkvConfig", {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}),
+        # A transformers.Cache with a list beside its layers, which copies share and which is not re-indexed.
+        ("MiniMax", "MiniMaxConfig", {**GROUPED, **EXPERTS, "head_dim": 8, "block_size": 4}),
+    ],
+)
+def test_a_model_whose_state_cannot_be_reindexed_is_an_error_that_names_it(
+    name: str, class_name: str, shape: dict[str, Any], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = random_model(config_of(class_name, shape, len(tokenizer)))
+    with pytest.raises(InputError, match=rf"{name}ForCausalLM cannot be sampled.*expected"):
         loaded(model, tokenizer)

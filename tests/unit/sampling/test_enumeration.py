@@ -12,6 +12,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 from evalgen.records import SamplingLaw, SamplingUnit
 from evalgen.sampling.enumeration import enumerate_completions
 from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.nodes import distinct_prefixes
 from evalgen.sampling.tree import sample_tree
 from evalgen.tokenization import decode, encode_prompt
 from tests.unit.tiny import EOS, law, loaded, mayor_prompt, query, random_model, unit_of
@@ -118,4 +119,12 @@ def test_there_are_at_most_as_many_as_the_bound_says(peaked: LoadedModel, least:
 
 def test_a_certain_completion_is_found_at_probability_one(peaked: LoadedModel) -> None:
     unit = enumeration_of(law(temperature=0.001, max_new_tokens=3), 1.0)
-    assert {s.prompt_id for s in enumerate_completions(peaked, unit).sequences} <= {q.id for q in QUERIES}
+    assert {s.prompt_id for s in enumerate_completions(peaked, unit).sequences} == {q.id for q in QUERIES}
+
+
+def test_the_model_sees_every_prefix_that_is_probable_enough_once(peaked: LoadedModel) -> None:
+    """Those of which all continuations are too improbable are among them, though no completion begins with them."""
+    found = [enumerate_completions(peaked, enumeration_of(law(max_new_tokens=length), 0.01)) for length in (1, 2, 3, 4)]
+    prefixes = [sum(s.finish_reason == "length" for s in result.sequences) for result in found[:-1]]
+    assert found[-1].model_evaluations == len(QUERIES) + sum(prefixes)
+    assert found[-1].model_evaluations > distinct_prefixes(found[-1].sequences)

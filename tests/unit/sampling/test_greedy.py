@@ -42,7 +42,7 @@ def greedy(sequences: Iterable[SampledSequence]) -> Greedy:
     return {(sequence.prompt_id, sequence.token_ids): sequence.is_greedy for sequence in sequences}
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     temperature=st.sampled_from([0.1, 0.6, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 3]),
@@ -125,7 +125,7 @@ def test_of_equal_logits_the_lowest_id_that_can_be_drawn_is_greedy(
     assert greedy(unsampled) == {(QUERIES[0].id, (2, 2, 2, 2)): True}
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(
     logits=st.lists(st.lists(st.integers(-3, 3), min_size=5, max_size=5), min_size=1, max_size=6),
     undrawable=st.sets(st.integers(0, 4), max_size=4),

@@ -9,17 +9,20 @@ import weakref
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import FalconH1Config, LlamaConfig, PreTrainedTokenizerFast
 
-from evalgen.sampling import tree
+from evalgen.sampling import memory, tree
 from evalgen.sampling.enumeration import enumerate_completions
-from evalgen.sampling.memory import limits_of
+from evalgen.sampling.memory import free_bytes, limits_of
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.prefixes import Prefixes, evaluate_prompts
 from evalgen.sampling.tree import sample_tree
@@ -183,3 +186,70 @@ def test_a_thousand_hot_draws_of_a_long_prompt_take_bounded_memory(tmp_path: Pat
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 600 * 2**20
+
+
+def test_distributions_take_little_beside_the_logits_in_chunks_of_a_gpus_size() -> None:
+    """Here on the CPU, whose own chunks are smaller; in a process of its own, by its own peak."""
+    script = textwrap.dedent("""
+        import resource
+        import numpy as np, torch
+        from evalgen.sampling.law import CHUNK_LOGITS, Distributions
+        from tests.unit.tiny import law
+
+        CHUNK_LOGITS["cpu"] = CHUNK_LOGITS["cuda"]
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        logits = torch.empty(512, 2**17, dtype=torch.bfloat16).normal_()
+        distributions = Distributions(logits, law(), torch.zeros(0, dtype=torch.long))
+        assert len(distributions.pick(np.arange(512), np.full(512, 0.5)).rows) == 512
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    """)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) <= memory.BYTES_PER_LOGIT * 512 * 2**17
+
+
+@pytest.mark.parametrize("num_gpus", [1, 3])
+def test_on_gpus_the_budget_is_a_share_of_what_is_free_and_of_what_torch_holds_for_later(
+    num_gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the fullest, as often as there are GPUs: layers are spread evenly."""
+    free, reserved, allocated = [700, 500, 900], [100, 90, 0], [40, 10, 0]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[device.index], 10_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved[device.index])
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: allocated[device.index])
+    devices = [torch.device("cuda", index) for index in range(num_gpus)]
+    assert free_bytes(devices) == (608 if num_gpus == 1 else 1392)  # 0.8 x 760, and 0.8 x 3 x 580
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"": "max", "pod": "max", "pod/container": "max"}, 10**6),  # what the host has
+        ({"": "max", "pod": "max", "pod/container": "600000"}, 520_000),
+        ({"": "max", "pod": "500000", "pod/container": "600000"}, 420_000),
+        ({"pod/container": "90000"}, 10_000),
+        ({"pod/container": "1000"}, 0),
+        ({}, 10**6),
+    ],
+)
+def test_on_a_host_the_budget_is_a_share_of_what_every_cgroup_leaves(
+    limits: dict[str, str], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which 100,000 bytes are in use in each, 20,000 of them as a cache of files that can be given up."""
+    for cgroup, limit in limits.items():
+        (tmp_path / cgroup).mkdir(parents=True, exist_ok=True)
+        (tmp_path / cgroup / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / cgroup / "memory.current").write_text("100000\n")
+        (tmp_path / cgroup / "memory.stat").write_text("anon 70000\nactive_file 10000\ninactive_file 20000\n")
+    own = tmp_path / "own"
+    own.write_text("4:memory:/elsewhere\n0::/pod/container\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUP", own)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    assert free_bytes([torch.device("cpu")]) == int(left * 0.3)
+
+
+def test_where_there_are_no_cgroups_the_host_has_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "absent")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+    assert free_bytes([torch.device("cpu")]) == 300_000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ def layer(inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype = torch.f
     return nn.Linear(inputs, outputs, bias=bias, dtype=dtype).requires_grad_(False)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     inputs=st.integers(1, 200),
     outputs=st.integers(1, 200),
@@ -80,3 +82,19 @@ def test_only_large_plain_linear_layers_are_packed(monkeypatch: pytest.MonkeyPat
     pack_linears(double)
     assert [type(child) for child in model.values()] == [PackedLinear, nn.Linear, Special]
     assert type(double[0]) is nn.Linear
+
+
+def test_a_layer_is_dropped_before_the_next_is_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's weights are all the memory that there may be: they must not stand there twice, not even for a while."""
+    monkeypatch.setattr(packed_linear, "LEAST_WEIGHTS", 0)
+    model = nn.Sequential(nn.Linear(5, 5), nn.ModuleDict({"deeper": nn.Linear(5, 5), "last": nn.Linear(5, 5)}))
+    linears = [weakref.ref(each) for each in model.modules() if type(each) is nn.Linear]
+    num_alive = []
+
+    def counted(linear: nn.Linear) -> PackedLinear:
+        num_alive.append(sum(each() is not None for each in linears))
+        return PackedLinear(linear)
+
+    monkeypatch.setattr(packed_linear, "PackedLinear", counted)
+    pack_linears(model)
+    assert num_alive == [3, 2, 1]

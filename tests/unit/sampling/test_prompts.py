@@ -47,7 +47,7 @@ def test_prompts_from_one_token_to_two_thousand_go_in_one_batch(windowed: Loaded
         assert alone == {key: value for key, value in together.items() if key[0] == each.id}
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6, unique=True),
     batch_size=st.integers(1, 6),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ from evalgen.records import SamplingUnit
 from evalgen.runs import find_inner_runs
 from evalgen.samples import samples_of
 from evalgen.sampling import replica, weights_digest
-from evalgen.sampling.model import read_ahead
+from evalgen.sampling.model import load_model, read_ahead
 from evalgen.sampling.replica import Replica
 from evalgen.sampling.weights_digest import WeightsDigest, weight_files
 from tests.unit.tiny import MAYORS, Limited, law, mayor_prompt, query, unit_of
@@ -183,3 +184,35 @@ def test_what_memory_suffices_for_is_learned_once_and_no_less_is_used(
         assert [cost.model_evaluations for cost in costs] == [free.model_evaluations] * 4
         assert max(limited.rows) > room["max_prompts"]
     assert ours.sample(some)[0].drop_columns(INEXACT).equals(expected.drop_columns(INEXACT))
+
+
+@pytest.mark.parametrize("sampler", ["tree", "independent"])
+def test_running_out_of_memory_is_counted_every_time_and_logged_once(
+    unit: SamplingUnit, sampler: Literal["tree", "independent"], caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, few = Replica(torch.device("cpu")), replace(unit, sampler=sampler, num_draws=9)
+    assert ours.sample(few)[1].out_of_memory_halvings == 0 and not caplog.messages
+    assert ours._held is not None
+    limited = Limited(ours._held.loaded.model, max_rows=4, max_prompts=2)
+    ours._held = replace(ours._held, loaded=replace(ours._held.loaded, model=limited))  # type: ignore[arg-type]
+    num_failures = 0
+    for length in (1, 2, 3):  # of prompts, each kind of which is learned anew
+        asked = tuple(replace(each, prompt=each.prompt * 4**length) for each in few.queries)
+        hot = replace(few, queries=asked, law=replace(few.law, temperature=3.0))
+        assert ours.sample(hot)[1].out_of_memory_halvings == limited.failures - num_failures > 0
+        num_failures = limited.failures
+    assert [message for message in caplog.messages if "out of memory" in message] == [
+        "out of memory while sampling; going on with smaller batches, no draw is lost"
+    ]
+
+
+def test_a_draw_ends_with_any_token_that_the_generation_config_names(own: SamplingUnit) -> None:
+    """And not with what the model's own config names, or the tokenizer does."""
+    path = Path(own.checkpoint.path)
+    for name, eos in (("generation_config.json", [5, 7]), ("config.json", 3)):
+        file = path / name
+        fields = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps(fields | {"eos_token_id": eos}))
+    assert load_model(own.checkpoint, "fp32", torch.device("cpu")).eos_ids == {5, 7}
+    (path / "generation_config.json").unlink()
+    assert load_model(own.checkpoint, "fp32", torch.device("cpu")).eos_ids == {3}

@@ -28,7 +28,7 @@ def prompts_of(num_prompts: int, length: int) -> _Prompts:
     return _Prompts(keys=(keys,), values=(values,), mask=mask)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(counts=st.lists(st.integers(0, 300), min_size=1, max_size=8).filter(any), length=st.sampled_from([1, 2000]))
 def test_less_than_half_of_the_grids_is_empty_if_that_is_much(counts: list[int], length: int) -> None:
     prompt_rows = np.repeat(np.arange(len(counts)), counts)
@@ -40,7 +40,7 @@ def test_less_than_half_of_the_grids_is_empty_if_that_is_much(counts: list[int],
     assert len(grids.grids) == 1 or length > 1
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     counts=st.lists(st.sampled_from([0, 1, 2, 15, 16, 31, 33, 70]), min_size=1, max_size=6).filter(any),
     length=st.sampled_from([1, 2, 5, 9, 4000]),  # the last is long enough for several grids

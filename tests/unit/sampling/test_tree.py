@@ -47,7 +47,7 @@ def draws(it: LoadedModel, unit: SamplingUnit) -> dict[tuple[str, int], tuple[tu
     return draws_of(sample_tree(it, unit))
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(
     temperature=st.sampled_from([0.1, 0.3, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 3, 400]),
@@ -79,7 +79,7 @@ def test_tree_equals_independent_under_every_law(
 
 def test_more_draws_leave_the_first_ones_as_they_are(diverse: LoadedModel) -> None:
     fewer = draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=100))
-    more = draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=300))
+    more = draws(diverse, unit_of(QUERIES, law=LONG_LAW, num_draws=1000))
     assert {key: more[key] for key in fewer} == fewer
 
 

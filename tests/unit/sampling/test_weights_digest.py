@@ -19,9 +19,7 @@ from evalgen.sampling.weights_digest import WeightsDigest, weight_files
 
 NAMES = st.from_regex(r"[a-z0-9-]{1,8}\.safetensors", fullmatch=True)
 FILES = st.dictionaries(NAMES, st.binary(max_size=3_000), min_size=1, max_size=7)
-ON_DISK = settings(
-    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ON_DISK = settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(files: Mapping[str, bytes], directory: Path) -> list[Path]:
