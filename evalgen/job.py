@@ -81,13 +81,15 @@ def plan_datasets(config: JobConfig) -> tuple[DatasetPlan, ...]:
             collect_queries(settings.query_json_path, run.eval_datasets, settings.extract_from_eval_datasets)
             for run in runs
         ]
+        for run in runs:
+            for checkpoint in run.checkpoints:
+                _check_there_is_room(checkpoint, settings.max_new_tokens)
         # The key last: who has none should not have to fetch one to learn that a path was wrong.
         grader = load_grader(
             settings.grader_model, settings.grader_config_path, settings.grader_votes, settings.grader_pack_size
         )
         for run, queries in zip(runs, queries_of_runs, strict=True):
             for checkpoint in run.checkpoints:
-                _check_there_is_room(checkpoint, settings.max_new_tokens)
                 name = f"{settings.output_dataset_prefix}_{checkpoint.name}"
                 found.append(
                     DatasetPlan(name=name, checkpoint=checkpoint, queries=queries, grader=grader, settings=settings)

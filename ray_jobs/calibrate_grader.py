@@ -52,12 +52,15 @@ class CalibrationConfig(CommandSettings):
     grader_pack_size: int = Field(1, ge=1, le=100, description=JobConfig.model_fields["grader_pack_size"].description)
     max_connections: int = Field(50, gt=0, description="grading requests in flight")
     requests_per_minute: float | None = Field(None, gt=0, description="limit of grading requests")
+    max_outage_minutes: float = Field(
+        15, gt=0, allow_inf_nan=False, description=JobConfig.model_fields["max_outage_minutes"].description
+    )
     max_grading_cost_usd: float | None = Field(
         None,
         ge=0,
         allow_inf_nan=False,
-        description="cap on what this grader may cost on this file, over all runs until it is asked anew; there the "
-        "command stops, and run again with a larger one goes on",
+        description="cap on what this grader may cost on files of this name, over all runs until it is asked anew; "
+        "there the command stops, and run again with a larger one goes on",
     )
     prices_path: str | None = Field(None, description=JobConfig.model_fields["prices_path"].description)
     use_grader_cache: bool = Field(
@@ -175,6 +178,7 @@ def _ask(
                 experiment.earlier_verdicts() if config.use_grader_cache else (),
                 prices=prices,
                 cap_usd=config.max_grading_cost_usd,
+                outage_budget_s=60 * config.max_outage_minutes,
                 max_connections=config.max_connections,
                 requests_per_minute=config.requests_per_minute,
             )

@@ -38,13 +38,14 @@ def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callab
     with ExitStack() as until_ended:
         until_ended.enter_context(without_noise())
         until_ended.callback(_stop, timings)
-        with timings.stage("start_ray"), imported_for_good():
-            thread = ThreadPoolExecutor(1)
-            done = thread.submit(meanwhile)
-            thread.shutdown(wait=False)  # after this call; where Ray does not start, Python waits for it at its end
-            _start(metadata)
-        with timings.stage("import"):
-            done.result()
+        with imported_for_good():
+            with timings.stage("start_ray"):
+                thread = ThreadPoolExecutor(1)
+                done = thread.submit(meanwhile)
+                thread.shutdown(wait=False)  # after this call; where Ray does not start, Python waits for it at its end
+                _start(metadata)
+            with timings.stage("import"):
+                done.result()
         log.info(RAY_IS_THERE, extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))
         yield until_ended
 

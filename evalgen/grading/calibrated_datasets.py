@@ -31,7 +31,13 @@ def check_judged_by(grader: GraderSpec, dataset: Path) -> None:
         judge = graders_of(experiment).get(dataset.name.removesuffix(PARTIAL))
     if judge is None:
         raise ConfigError(f"attach_to: {experiment.directory / PLAN_FILE} knows no dataset {dataset.name}")
-    if replace(judge, model=judge.judge) != replace(grader, model=grader.judge):
+    judge, grader = replace(judge, model=judge.judge), replace(grader, model=grader.judge)
+    if judge != grader and replace(judge, template_digest=grader.template_digest) == grader:
+        raise ConfigError(
+            f"attach_to: {dataset} was judged by this grader in the words of another version of evalgen; have it "
+            "judged in today's by ray_jobs/regrade.py, or calibrate with that version"
+        )
+    if judge != grader:
         raise ConfigError(
             f"attach_to: {dataset} was judged by {_described(judge)}, and this calibrates {_described(grader)}; give "
             "--grader_model and --grader_config_path as that experiment has them"
@@ -40,5 +46,5 @@ def check_judged_by(grader: GraderSpec, dataset: Path) -> None:
 
 def _described(grader: GraderSpec) -> str:
     settings = asdict(grader) | {"options": dict(grader.options)}
-    others = {name: settings[name] for name in ("options", "num_votes", "pack_size", "template_digest")}
+    others = {name: settings[name] for name in ("options", "num_votes", "pack_size")}
     return f"{grader.model} with instructions {instructions_sha256(grader)[:12]} and {json.dumps(others)}"

@@ -185,12 +185,14 @@ def is_calibration_of(record: Mapping[str, Any], grader: GraderSpec) -> bool:
         record["grader_options"],
         record["grader_votes"],
         record["grader_pack_size"],
+        record.get("grader_template_digest", ""),  # of before there was any
     ) == (
         grader.judge,
         instructions_sha256(grader),
         dict(grader.options),
         grader.num_votes,
         grader.pack_size,
+        grader.template_digest,
     )
 
 
@@ -207,6 +209,7 @@ def calibration_record(
         "grader_options": dict(grader.options),
         "grader_votes": grader.num_votes,
         "grader_pack_size": grader.pack_size,
+        "grader_template_digest": grader.template_digest,
         "labelled_file": labelled_file,
         "labelled_file_sha256": labelled_file_sha256,
         "confidence": CONFIDENCE,

@@ -34,6 +34,7 @@ from evalgen.grading.messages import (
     verdicts_in_pack,
 )
 from evalgen.grading.prices import PriceList
+from evalgen.grading.rate_limiter import LONGEST_HOLD_S
 from evalgen.grading.server_limits import announced_limits
 from evalgen.grading.votes import majority
 from evalgen.records import Answer, Question, Verdict
@@ -94,7 +95,7 @@ class ClaudeGrader:
 
     async def aclose(self) -> None:
         """Close the connections. The grader cannot be used afterwards."""
-        await self._leases.settled()
+        await self._leases.aclose()
         await self._client.close()
 
     async def _grade_once(self, questions: Sequence[Question], store: Store) -> list[Verdict]:
@@ -157,15 +158,13 @@ class ClaudeGrader:
         """
 
         def wait_s(state: RetryCallState) -> float:
-            assert state.outcome is not None
             remaining_s = max(0.0, self._retry_budget_s - spent.seconds)  # the budget's last second sees a request
-            return retry_after_s(state.outcome.exception()) + min(float(self._backoff(state)), remaining_s)
+            return _told_to_wait_s(state) + min(float(self._backoff(state)), remaining_s)
 
         def is_over(state: RetryCallState) -> bool:
             # What the server asks for is no failure; should it never end, the limiter stops the job.
-            assert state.outcome is not None
             is_used_up = spent.seconds >= self._retry_budget_s
-            spent.seconds += state.upcoming_sleep - retry_after_s(state.outcome.exception())
+            spent.seconds += state.upcoming_sleep - _told_to_wait_s(state)
             return is_used_up
 
         retrying = AsyncRetrying(
@@ -224,6 +223,12 @@ class ClaudeGrader:
         finally:
             spent.seconds += time.monotonic() - started_at
             self._leases.settle(outcome)
+
+
+def _told_to_wait_s(state: RetryCallState) -> float:
+    """By the server. Where that is longer the limiter has everybody wait, or stops the job: it is asked before."""
+    assert state.outcome is not None
+    return min(retry_after_s(state.outcome.exception()), LONGEST_HOLD_S)
 
 
 async def _nowhere(answers: Sequence[Answer]) -> None:

@@ -88,9 +88,10 @@ class GradingDesk:
         return [verdicts[question.key] for question in questions]
 
     async def aclose(self) -> None:
-        """Closes the connections to the judge. The desk cannot be used afterwards."""
+        """Closes the connections to the judge, once all answers are stored. The desk cannot be used afterwards."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
+        await self._answers.all_handed_on()
         if self._claude is not None:
             await self._claude.aclose()
 

@@ -32,6 +32,11 @@ class Gathered(Generic[Item]):
             self._task = loop.create_task(self._run())
         return self._handed_on
 
+    async def all_handed_on(self) -> None:
+        """Waits until nothing is left that was added."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
     async def _run(self) -> None:
         while self._handed_on is not None:
             await asyncio.sleep(self._linger_s)  # what is about to be added comes along

@@ -17,8 +17,6 @@ from evalgen.records import Limits, Question, Verdict
 from evalgen.verdict_store import VerdictStore, spent_usd
 from evalgen.verdict_table import VerdictTable
 
-OUTAGE_BUDGET_S = 900.0
-
 
 def grade_in_process(
     questions: Sequence[Question],
@@ -27,6 +25,7 @@ def grade_in_process(
     *,
     prices: PriceList,
     cap_usd: float | None = None,
+    outage_budget_s: float = 900.0,
     max_connections: int = 50,
     requests_per_minute: float | None = None,
 ) -> list[Verdict]:
@@ -44,19 +43,15 @@ def grade_in_process(
         limiter = RateLimiter(
             limits=Limits(requests=requests_per_minute),
             max_connections=max_connections,
-            breaker=Breaker(OUTAGE_BUDGET_S),
+            breaker=Breaker(outage_budget_s),
             spending=None if cap_usd is None else Spending(verdicts, cap_usd, spent_usd(verdicts)),
         )
-        desk = GradingDesk(SharedVerdicts(store), limiter, max_connections, prices, OUTAGE_BUDGET_S)
+        desk = GradingDesk(SharedVerdicts(store), limiter, max_connections, prices, outage_budget_s)
         asyncio.run(_grade(questions, desk))
     table = VerdictTable.of_experiment(verdicts)
     return [table[question.key] for question in questions]
 
 
 async def _grade(questions: Sequence[Question], desk: GradingDesk) -> None:
-    try:
-        async with aclosing(desk):
-            await desk.grade(questions)
-    finally:  # answers on their way into the store, which would be lost with the event loop
-        if others := {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}:
-            await asyncio.wait(others)
+    async with aclosing(desk):
+        await desk.grade(questions)

@@ -64,6 +64,14 @@ class Leases:
         if self._settled is not None:
             await self._settled
 
+    async def aclose(self) -> None:
+        """Asks for no more, gives back what cannot be used any more, and waits until that has arrived."""
+        if self._acquiring is not None:
+            self._acquiring.cancel()
+        while self._ahead:
+            self._give_back(Outcome(lease=self._ahead.popleft()[0], kind="unsent"))
+        await self.settled()
+
     def _begin_to_acquire(self) -> None:
         if self._waiting and (self._acquiring is None or self._acquiring.done()):
             self._acquiring = asyncio.get_running_loop().create_task(self._acquire_all())

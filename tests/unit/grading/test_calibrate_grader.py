@@ -20,6 +20,7 @@ import pytest
 from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
 from evalgen.grading import desk
+from evalgen.grading.calibration import is_calibration_of
 from evalgen.grading.grader_config import load_grader
 from evalgen.job import DatasetPlan
 from evalgen.plan_file import PLAN_FILE
@@ -27,7 +28,7 @@ from evalgen.records import Answer, Checkpoint, GraderSpec, Query, Question, Ver
 from evalgen.verdict_store import VerdictStore, spent_usd
 from ray_jobs.calibrate_grader import RECORD_FILE, CalibrationConfig, main
 from tests.claude_calls import HAIKU, sdk_pointed_at_messages_api
-from tests.messages_api import MessagesApi, answer, honest_judge, spend_cap, verdict
+from tests.messages_api import MessagesApi, answer, honest_judge, rate_limited, spend_cap, verdict
 from tests.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[3]
@@ -264,6 +265,21 @@ def test_ctrl_c_loses_nothing_that_was_judged_and_a_second_process_is_refused(
     assert len(set(asked(api))) == 5 and api.calls == 6  # the answer to the fourth never came
 
 
+def test_ctrl_c_does_not_wait_for_a_pause_that_the_server_asked_for(
+    api: MessagesApi, tmp_path: Path, working_directory: Path
+) -> None:
+    argv = [str(numbered_file(tmp_path, 5)), "--grader_model", HAIKU, "--max_connections", "1"]
+    api.script(answer(verdict("equivalent")), rate_limited(890))
+    command = [sys.executable, "ray_jobs/calibrate_grader.py", *argv]
+    command += ["--output_dir", str(working_directory / "outputs")]
+    stopped = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    assert stopped.stderr is not None
+    assert "wants no request for 890 s" in stopped.stderr.readline()
+    stopped.send_signal(signal.SIGINT)
+    _, error = stopped.communicate(timeout=60)
+    assert stopped.returncode == 130 and "interrupted; what is judged is kept" in error
+
+
 def test_a_directory_that_cannot_take_verdicts_is_one_line(
     api: MessagesApi, tmp_path: Path, working_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -395,6 +411,21 @@ def test_message_batches_are_the_same_judge(api: MessagesApi, tmp_path: Path) ->
     dataset = dataset_of(tmp_path, batch)
     assert attach(labelled_file(tmp_path), dataset, grader=("--grader_model", HAIKU)) == 0
     assert load(dataset / RECORD_FILE)["grader_model"] == HAIKU
+
+
+def test_a_dataset_judged_in_the_words_of_another_version_is_not_what_is_calibrated(
+    api: MessagesApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grader = load_grader(HAIKU, None)
+    older = replace(grader, template_digest="")  # as plan.json had it
+    assert attach(labelled_file(tmp_path), dataset_of(tmp_path, older), grader=("--grader_model", HAIKU)) == 2
+    assert "in the words of another version of evalgen; have it judged in today's" in capsys.readouterr().err
+    assert (
+        attach(labelled_file(tmp_path), dataset := dataset_of(tmp_path, grader), grader=("--grader_model", HAIKU)) == 0
+    )
+    record = load(dataset / RECORD_FILE)
+    assert is_calibration_of(record, grader) and not is_calibration_of(record, older)
+    assert is_calibration_of({k: v for k, v in record.items() if k != "grader_template_digest"}, older)
 
 
 def test_a_dataset_that_its_experiment_does_not_know_or_works_on_is_refused(

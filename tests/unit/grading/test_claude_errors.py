@@ -16,7 +16,7 @@ from evalgen.grading.breaker import Breaker
 from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.claude_errors import outcome_of, retry_after_s
 from evalgen.grading.limiter_records import Lease
-from evalgen.grading.rate_limiter import RateLimiter
+from evalgen.grading.rate_limiter import LONGEST_HOLD_S, RateLimiter
 from tests import messages_api
 from tests.claude_calls import RecordedSleep, grade, grade_all, question, sdk_pointed_at_messages_api
 from tests.messages_api import API_KEY, Json, MessagesApi, Reply
@@ -104,6 +104,14 @@ def test_a_429_that_says_when_to_come_back_is_kept_to_and_any_other_is_a_failure
     outcome = outcome_of(error, Lease(id=0, limiter=0))
     assert outcome.retry_after_s == retry_after_s(error) == expected
     assert outcome.kind == ("throttled" if expected else "failed"), "which many of open the breaker"
+
+
+def test_the_last_question_does_not_sleep_for_hours_because_the_server_says_so(api: MessagesApi) -> None:
+    api.script(messages_api.rate_limited(retry_after=7_200))
+    limiter, sleep = RateLimiter(max_connections=1, breaker=Breaker(outage_budget_s=900)), RecordedSleep()
+    with pytest.raises(GraderUnavailable, match="wants no request for 120 minutes"):
+        grade(limiter=limiter, sleep=sleep)
+    assert sum(sleep.seconds) <= LONGEST_HOLD_S
 
 
 def test_the_default_backoff_is_jittered_and_outlasts_a_bad_quarter_of_an_hour(api: MessagesApi) -> None:
