@@ -420,9 +420,8 @@ def test_a_dataset_judged_in_the_words_of_another_version_is_not_what_is_calibra
     older = replace(grader, template_digest="")  # as plan.json had it
     assert attach(labelled_file(tmp_path), dataset_of(tmp_path, older), grader=("--grader_model", HAIKU)) == 2
     assert "in the words of another version of evalgen; have it judged in today's" in capsys.readouterr().err
-    assert (
-        attach(labelled_file(tmp_path), dataset := dataset_of(tmp_path, grader), grader=("--grader_model", HAIKU)) == 0
-    )
+    dataset = dataset_of(tmp_path, grader)
+    assert attach(labelled_file(tmp_path), dataset, grader=("--grader_model", HAIKU)) == 0
     record = load(dataset / RECORD_FILE)
     assert is_calibration_of(record, grader) and not is_calibration_of(record, older)
     assert is_calibration_of({k: v for k, v in record.items() if k != "grader_template_digest"}, older)
