@@ -27,6 +27,7 @@ class WandbLog:
         self._config, self._experiment = config, experiment
         self._run: Any = None
         self._next_at = 0.0
+        self._last: dict[str, Any] = {}  # that was shown
 
     def __enter__(self) -> WandbLog:
         if self._config.logging_type == "wandb":
@@ -39,12 +40,14 @@ class WandbLog:
 
     def show(self, progress: Progress | BatchProgress) -> None:
         """To be called as often as is convenient, by any thread."""
+        self._last = {f"progress/{name}": value for name, value in progress.fields().items()}
         if self._run is not None and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LOG_EVERY_S
-            self._try(lambda run: run.log({f"progress/{name}": value for name, value in progress.fields().items()}))
+            self._try(lambda run: run.log(self._last))
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The timings, and each dataset's figures in a table."""
+        """The last that was shown, the timings, and each dataset's figures in a table."""
+        self._try(lambda run: run.log(self._last))
         self._try(lambda run: _log_summary(run, summary))
 
     def _begin(self, _: Any) -> None:

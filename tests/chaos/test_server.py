@@ -56,7 +56,7 @@ def test_requests_are_limited_to_the_last_one_and_refused_ones_are_told_why(api:
 
 
 def test_input_tokens_are_limited_when_a_request_arrives(api: ChaosApi) -> None:
-    cost = 305  # of the question below; the first assertion would say if it were not
+    cost = 314  # of the question below; the first assertion would say if it were not
     api.start_over(limits=slowly(input_tokens=3 * cost + 1))
     assert ask(api, params(RIGHT)).usage.input_tokens == cost
     outcomes = ask_all(api, [RIGHT] * 10)
@@ -111,10 +111,10 @@ def test_in_a_storm_everything_is_overloaded_until_it_is_over(api: ChaosApi) -> 
 def test_a_spent_budget_looks_like_a_rate_limit_apart_from_its_code(api: ChaosApi, cap: dict[str, Any]) -> None:
     api.start_over(prices=PRICES, **cap)
     for _ in range(3):
-        ask(api, params())  # 305 tokens in, 31 out: 0.00046 USD
+        ask(api, params())  # 314 tokens in, 31 out: 0.000469 USD
     with pytest.raises(anthropic.RateLimitError) as stopped:
         ask(api, params())
-    assert api.stats().billed_usd == pytest.approx(3 * 0.00046)
+    assert api.stats().billed_usd == pytest.approx(3 * 0.000469)
     assert stopped.value.error_code == "enforced_spend_limit_reached"
     assert "retry-after" not in stopped.value.response.headers
 

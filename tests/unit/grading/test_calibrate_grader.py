@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,12 @@ def test_an_answer_on_its_way_to_the_disk_when_the_judge_stops_everything_is_kep
     assert [asked(api).count(completion) for completion in sorted(set(asked(api)))] == [1, 2, 1]
 
 
+def started(command: Sequence[str]) -> subprocess.Popen[str]:
+    """As a terminal starts it: a shell's background jobs, this process perhaps, ignore Ctrl-C, and so do their own."""
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+
+
 def test_ctrl_c_loses_nothing_that_was_judged_and_a_second_process_is_refused(
     api: MessagesApi, tmp_path: Path, working_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,7 +258,7 @@ def test_ctrl_c_loses_nothing_that_was_judged_and_a_second_process_is_refused(
     argv += ["--output_dir", str(working_directory / "outputs")]
     held = api.hold(4)
     command = [sys.executable, "ray_jobs/calibrate_grader.py", *argv]
-    first = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    first = started(command)
     wait_until(lambda: held.has_arrived or first.poll() is not None, 60, "the fourth question is asked")
     assert main(argv) == 2
     refused = capsys.readouterr()
@@ -272,7 +279,7 @@ def test_ctrl_c_does_not_wait_for_a_pause_that_the_server_asked_for(
     api.script(answer(verdict("equivalent")), rate_limited(890))
     command = [sys.executable, "ray_jobs/calibrate_grader.py", *argv]
     command += ["--output_dir", str(working_directory / "outputs")]
-    stopped = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    stopped = started(command)
     assert stopped.stderr is not None
     assert "wants no request for 890 s" in stopped.stderr.readline()
     stopped.send_signal(signal.SIGINT)
