@@ -82,6 +82,14 @@ def started_ray(started_in: Path, settings: Mapping[str, str] = {}) -> Iterator[
         shutil.rmtree(ray_directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def leaves_ray() -> Iterator[None]:
+    """A call of an actor joins a Ray by itself, and the next module's drivers join theirs."""
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
 @pytest.fixture
 def joined_cluster(ray_cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> RayCluster:
     """Drivers that this test runs join the session's cluster."""
