@@ -23,7 +23,7 @@ def test_the_command_to_go_on_with_can_be_pasted(tmp_path: Path, monkeypatch: py
 def test_a_submitted_job_does_not_make_up_how_it_was_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SUBMITTED_JOB_VARIABLE, "job_1")
     monkeypatch.setattr(sys, "argv", ["ray_jobs/generate_eval_datasets.py", "--config", "x"])
-    assert resume_command(Path("/work/outputs/one")) == (
-        "the same `ray job submit`, with --resume /work/outputs/one in place of all arguments of "
+    assert resume_command(Path("/runs/outputs/one")) == (
+        "the same `ray job submit`, with --resume /runs/outputs/one in place of all arguments of "
         "ray_jobs/generate_eval_datasets.py"
     )
