@@ -40,8 +40,10 @@ class WandbLog:
 
     def show(self, progress: Progress | BatchProgress) -> None:
         """To be called as often as is convenient, by any thread."""
+        if self._run is None:
+            return
         self._last = {f"progress/{name}": value for name, value in progress.fields().items()}
-        if self._run is not None and time.monotonic() >= self._next_at:
+        if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LOG_EVERY_S
             self._try(lambda run: run.log(self._last))
 
