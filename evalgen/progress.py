@@ -146,7 +146,7 @@ class Monitor:
             num_ungraded=verdicts["ungraded"],
             num_cached=int(total("cached", store.num_cached)),
             num_asked_again=int(total("asked again", store.num_asked_again)),
-            num_requests=int(total("requests", requests.outcomes.total() - requests.outcomes["unsent"])),
+            num_requests=int(total("requests", requests.outcomes.total())),
             num_in_flight=limiter.num_in_flight,
             num_throttled=int(total("throttled", requests.outcomes["throttled"])),
             requests_per_minute=self._requests.per_minute(now),

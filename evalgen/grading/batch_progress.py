@@ -40,11 +40,13 @@ class BatchTotals:
     def note_item(self, grader: str, outcome: Outcome) -> None:
         """What a batch brought for one of its requests."""
         verdict, totals = outcome.verdict, self.requests_of.setdefault(grader, RequestTotals())
-        totals.outcomes[REQUEST_OUTCOMES[outcome.fate]] += 1
-        totals.input_tokens += verdict.input_tokens
-        totals.output_tokens += verdict.output_tokens
-        totals.cost_usd += verdict.cost_usd or 0.0
-        totals.num_unpriced += verdict.cost_usd is None
+        totals.count(
+            REQUEST_OUTCOMES[outcome.fate],
+            input_tokens=verdict.input_tokens,
+            output_tokens=verdict.output_tokens,
+            cost_usd=verdict.cost_usd,
+            is_unpriced=verdict.cost_usd is None,
+        )
 
     def note_answer(self, answer: Answer) -> None:
         """A question will not be asked any more."""

@@ -176,7 +176,8 @@ class RateLimiter:
         now = self._clock()
         self._connections.settle(granted.holder)
         self._has_heard |= outcome.kind in ("answered", "rejected", "throttled")
-        _count(outcome, self._requests_of[granted.demand.grader])
+        if outcome.kind != "unsent":
+            _count(outcome, self._requests_of[granted.demand.grader])
         self._follow(granted.demand.grader, outcome.limits, now)
         if self._spending is not None:
             self._spending.settle(outcome.lease.id, outcome.cost_usd)
@@ -246,9 +247,12 @@ class RateLimiter:
 
 
 def _count(outcome: Outcome, totals: RequestTotals) -> None:
-    totals.outcomes[outcome.kind] += 1
-    totals.input_tokens += outcome.input_tokens
-    totals.output_tokens += outcome.output_tokens
-    totals.cost_usd += outcome.cost_usd or 0.0
     # A reply that could not be read has no tokens either, and says nothing of the model's price.
-    totals.num_unpriced += outcome.kind == "answered" and outcome.input_tokens > 0 and outcome.cost_usd is None
+    is_unpriced = outcome.kind == "answered" and outcome.input_tokens > 0 and outcome.cost_usd is None
+    totals.count(
+        outcome.kind,
+        input_tokens=outcome.input_tokens,
+        output_tokens=outcome.output_tokens,
+        cost_usd=outcome.cost_usd,
+        is_unpriced=is_unpriced,
+    )

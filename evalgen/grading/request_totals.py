@@ -11,12 +11,22 @@ from dataclasses import dataclass, field, fields
 class RequestTotals:
     """Of one grader or of several, since the process that counts began."""
 
-    outcomes: Counter[str] = field(default_factory=Counter)  # see `limiter_records.Outcome.kind`
+    outcomes: Counter[str] = field(default_factory=Counter)  # by `limiter_records.Outcome.kind`, if sent
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0  # of the requests whose cost is known
     num_unpriced: int = 0  # that cost something, and nobody knows what
     wait_s: float = 0.0  # for their turn
+
+    def count(
+        self, outcome: str, *, input_tokens: int, output_tokens: int, cost_usd: float | None, is_unpriced: bool
+    ) -> None:
+        """A request has ended."""
+        self.outcomes[outcome] += 1
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
+        self.cost_usd += cost_usd or 0.0
+        self.num_unpriced += is_unpriced
 
     @classmethod
     def of_all(cls, graders: Iterable[RequestTotals]) -> RequestTotals:

@@ -136,7 +136,7 @@ def test_units_that_came_out_count_even_if_the_store_forgot_their_answers() -> N
 def test_a_limiter_that_died_takes_neither_money_nor_requests_with_it() -> None:
     monitor = Monitor(NO_WORK, now=0.0)
     monitor.update(None, asked(outcomes=Counter({"answered": 40, "throttled": 2}), cost_usd=1.5), 1.0)
-    monitor.update(None, asked(outcomes=Counter({"answered": 1, "unsent": 5}), cost_usd=0.25), 2.0)
+    monitor.update(None, asked(outcomes=Counter({"answered": 1}), cost_usd=0.25), 2.0)
     monitor.update(None, None, 3.0)  # it is busy
     progress = monitor.progress(3.0)
     assert (progress.num_requests, progress.num_throttled, progress.cost_usd) == (43, 2, 1.75)
