@@ -93,13 +93,11 @@ def _random_numbers(unit: SamplingUnit, nodes: Nodes) -> Floats:
     """(D,) the number with which each draw at `nodes` picks its next token; for the greedy draw any."""
     first_nodes = np.flatnonzero(np.diff(nodes.prompts, prepend=-1))  # of each prompt
     num_draws = np.add.reduceat(nodes.num_draws, first_nodes)
-    of_prompts = [
-        uniforms(unit.seed, unit.queries[prompt].id, nodes.depth, unit.first_draw, unit.num_draws)
-        for prompt in nodes.prompts[first_nodes]
-    ]
+    prompt_ids = [unit.queries[prompt].id for prompt in nodes.prompts[first_nodes]]
+    of_prompts = uniforms(unit.seed, prompt_ids, nodes.depth, unit.first_draw, unit.num_draws)
     offsets = np.arange(len(of_prompts)) * unit.num_draws - unit.first_draw
     places = np.maximum(nodes.draws, unit.first_draw) + np.repeat(offsets, num_draws)
-    numbers: Floats = np.concatenate(of_prompts)[places]
+    numbers: Floats = of_prompts.take(places)
     return numbers
 
 

@@ -26,7 +26,7 @@ def plain_draws(it: LoadedModel, unit: SamplingUnit) -> Draws:
                     logits = it.model(torch.tensor([prompt + tokens]), use_cache=False).logits[0, -1].double()
                 logits[it.undrawable] = -torch.inf
                 cdf = torch.softmax(logits / unit.law.temperature, -1).cumsum(-1)
-                u = float(uniforms(unit.seed, query.id, len(tokens), g, 1)[0])
+                u = uniforms(unit.seed, [query.id], len(tokens), g, 1).item()
                 tokens.append(int((cdf > u).nonzero()[0]))
             draws[query.id, g] = (tuple(tokens), "eos" if tokens[-1] in it.eos_ids else "length")
     return draws

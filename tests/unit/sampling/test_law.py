@@ -65,7 +65,7 @@ def test_draws_and_log_probabilities_are_those_of_the_definition(tiny: LoadedMod
             with torch.no_grad():
                 logits = tiny.model(torch.tensor([ids + tokens])).logits[0, -1]
             p = probabilities(logits, sampling, len(tiny.tokenizer))
-            u = float(uniforms(11, "it", len(tokens), g, 1)[0])
+            u = uniforms(11, ["it"], len(tokens), g, 1).item()
             token = int((p.cumsum(-1) > u).nonzero()[0])
             tokens.append(token)
             logprobs.append(float(logits.double().log_softmax(-1)[token]))
