@@ -18,7 +18,8 @@ from evalgen.files import REPLACED, WRITING
 from evalgen.grading.grader_config import load_grader
 from evalgen.queries import collect_queries
 from evalgen.records import Checkpoint, GraderSpec, Query, Question
-from evalgen.runs import find_inner_runs, model_size, positions_at_a_glance
+from evalgen.rotations import check_rotations
+from evalgen.runs import ModelSize, find_inner_runs, model_size, positions_at_a_glance
 from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
 
 if TYPE_CHECKING:
@@ -109,8 +110,7 @@ def check_tokenizers(plans: Sequence[DatasetPlan]) -> None:
         _check_stop_strings(plan, tokenizer)
         if size.vocabulary is not None:
             check_vocabulary(tokenizer, size.vocabulary, plan.checkpoint)
-        if size.positions is not None:
-            _check_lengths(plan, tokenizer, size.positions)
+        _check_lengths(plan, tokenizer, size)
 
 
 def _check_there_is_room(checkpoint: Checkpoint, max_new_tokens: int) -> None:
@@ -139,14 +139,16 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [token for token in (*added, *tokenizer.all_special_tokens) if token]
 
 
-def _check_lengths(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase, positions: int) -> None:
+def _check_lengths(plan: DatasetPlan, tokenizer: PreTrainedTokenizerBase, size: ModelSize) -> None:
+    max_new_tokens = plan.settings.max_new_tokens
     for query in plan.queries:
-        length = len(encode_prompt(tokenizer, query.prompt)) + plan.settings.max_new_tokens
-        if length > positions:
+        length = len(encode_prompt(tokenizer, query.prompt))
+        if size.positions is not None and length + max_new_tokens > size.positions:
             raise InputError(
-                f"prompt {query.id!r} and --max_new_tokens are {length} tokens together, and checkpoint "
-                f"{plan.checkpoint.path} takes {positions}; shorten one of them"
+                f"prompt {query.id!r} and --max_new_tokens are {length + max_new_tokens} tokens together, and "
+                f"checkpoint {plan.checkpoint.path} takes {size.positions}; shorten one of them"
             )
+        check_rotations(query.id, length, max_new_tokens, size.rotation_changes)
 
 
 def _with_unique_names(plans: list[DatasetPlan]) -> tuple[DatasetPlan, ...]:

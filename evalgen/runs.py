@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from evalgen.errors import InputError
 from evalgen.model_source import ModelSource
 from evalgen.records import Checkpoint
+from evalgen.rotations import rotation_changes
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,7 @@ class ModelSize:
 
     vocabulary: int | None
     positions: int | None
+    rotation_changes: tuple[int, ...]  # see `rotations`
 
 
 def positions_at_a_glance(checkpoint: Checkpoint) -> int | None:
@@ -174,7 +176,7 @@ def model_size(checkpoint: Checkpoint) -> ModelSize:
         raise InputError(f"checkpoint {checkpoint.path} has no usable config.json: {reason}") from None
     sizes = (getattr(text_config, name, None) for name in ("vocab_size", "max_position_embeddings"))
     vocabulary, positions = (size if isinstance(size, int) else None for size in sizes)
-    return ModelSize(vocabulary=vocabulary, positions=positions)
+    return ModelSize(vocabulary=vocabulary, positions=positions, rotation_changes=rotation_changes(config))
 
 
 def _hub_checkpoint(hub_id: str) -> InnerRun:

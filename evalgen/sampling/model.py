@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from evalgen.errors import EvalgenError, InputError, LoadFailed
 from evalgen.records import Checkpoint, SamplingUnit
+from evalgen.rotations import check_rotations
 from evalgen.sampling.memory import is_out_of_memory
 from evalgen.sampling.packed_linear import pack_linears
 from evalgen.sampling.prefixes import Footprint, footprint_of
@@ -112,19 +113,11 @@ def encoded_prompts(loaded: LoadedModel, unit: SamplingUnit) -> list[list[int]]:
     """The token ids of each prompt of `unit`.
 
     Raises:
-        InputError: a prompt and its completion may be of two lengths that LongRoPE rotates differently: the keys that
-            are kept were rotated in one way, and the model would look for them in the other.
+        InputError: a prompt and its completion may be of two lengths that LongRoPE rotates differently.
     """
     prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in unit.queries]
     for query, prompt in zip(unit.queries, prompts, strict=True):
-        longest = len(prompt) + unit.law.max_new_tokens - 1  # the last token is not read
-        for limit in loaded.footprint.rotation_changes:
-            if len(prompt) <= limit < longest:
-                raise InputError(
-                    f"prompt {query.id!r} takes {len(prompt)} tokens and {longest} with its completion, but beyond "
-                    f"{limit} tokens this model (LongRoPE) rotates all positions otherwise; expected lengths that are "
-                    f"all on one side of that: give --max_new_tokens {limit - len(prompt) + 1}, or a longer prompt"
-                )
+        check_rotations(query.id, len(prompt), unit.law.max_new_tokens, loaded.footprint.rotation_changes)
     return prompts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, cast
+from typing import Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -18,13 +18,15 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from evalgen.rotations import rope_parameters, rotation_changes
 from evalgen.sampling.memory import is_out_of_memory
 from evalgen.sampling.row_copies import RowCopyPrefixes, cannot_be_reindexed
 from evalgen.sampling.shared_prompts import SharedPromptPrefixes
 
 log = logging.getLogger(__name__)
 
-PROBES = torch.tensor([(0, 1, 2, 1), (2, 2, 0, 1)])  # prompts of ids that every vocabulary has, if there are so many
+# Prompts of ids that every vocabulary has, if there are so many.
+PROBES = torch.tensor([(0, 1, 2, 1), (2, 2, 0, 1), (1, 0, 1, 2)])
 PROBE_ROWS, PROBE_TOKENS = np.array([0, 0, 1]), np.array([1, 2, 0])  # with which they are extended
 MOST_ROUNDING = 0.15  # of the logits' spread, both root mean square; bf16 makes 0.03, a wrong position 0.3 and more
 
@@ -73,29 +75,28 @@ def footprint_of(model: PreTrainedModel) -> Footprint:
     known = torch.tensor([token for token in range(4) if token != pad]) % num_embeddings
     ids, tokens = known[PROBES].to(model.device), known.numpy()[PROBE_TOKENS]
     _, whole_rows = RowCopyPrefixes.of_prompts(model, ids)
-    usual = _extended_whole_rows(model, ids, tokens, whole_rows)
+    usual = _extended_by_rows(model, ids, tokens, whole_rows)
     bytes_per_token, bytes_per_row = whole_rows.footprint_bytes()
     shares_prompts = _can_share_prompts(model, ids, tokens, usual)
-    ropes = _rope_parameters(model)
-    is_dynamic = any("dynamic" in rope["rope_type"] for rope in ropes)
+    is_dynamic = any("dynamic" in rope["rope_type"] for rope in rope_parameters(model.config))
     if is_dynamic:
         log.warning(
             "%s scales its positions by the longest sequence that it has read: prompts longer than it was trained for "
             "may be drawn differently from job to job",
             type(model).__name__,
         )
-    changes = {rope["original_max_position_embeddings"] for rope in ropes if rope["rope_type"] == "longrope"}
+    changes = rotation_changes(model.config)
     return Footprint(
         shares_prompts=shares_prompts,
         # Padding would get into a recurrent state, and these rotate all of a batch by its longest sequence.
         mixes_lengths=shares_prompts and not changes and not is_dynamic,
         bytes_per_token=bytes_per_token,
         bytes_per_row=bytes_per_row,
-        rotation_changes=tuple(sorted(changes)),
+        rotation_changes=changes,
     )
 
 
-def _extended_whole_rows(
+def _extended_by_rows(
     model: PreTrainedModel, ids: Tensor, tokens: NDArray[np.int64], whole_rows: RowCopyPrefixes
 ) -> Tensor:
     """The logits behind `PROBE_ROWS` of the probes `ids`, extended with `tokens`.
@@ -103,10 +104,11 @@ def _extended_whole_rows(
     Tried before anything is sampled: a cache may keep more than transformers re-indexes, or change in place.
 
     Raises:
-        InputError: they are not what the model says without a cache, or not a second time.
+        InputError: they are not what the model says where nothing is re-indexed, or not a second time.
     """
-    read_anew = torch.cat([ids[PROBE_ROWS], torch.from_numpy(tokens).to(ids.device)[:, None]], 1)
-    expected = model(input_ids=read_anew, use_cache=False, logits_to_keep=1).logits[:, -1]
+    # In batches of the same shape: in bf16 rounding moves tokens to other experts, and then nothing is alike.
+    _, in_their_order = RowCopyPrefixes.of_prompts(model, ids[PROBE_ROWS])
+    expected = in_their_order.lengthen(tokens)
     try:
         first, second = (whole_rows.extend(PROBE_ROWS, tokens)[0] for _ in range(2))
     except (RuntimeError, ValueError, IndexError, AttributeError, TypeError) as error:
@@ -141,12 +143,6 @@ def _can_share_prompts(model: PreTrainedModel, ids: Tensor, tokens: NDArray[np.i
 def _difference(ours: Tensor, usual: Tensor) -> float:
     """Of logits (N, V), as a part of their spread."""
     return float((ours.float() - usual.float()).pow(2).mean().sqrt() / usual.float().std())
-
-
-def _rope_parameters(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """How positions are rotated: in all layers, or in each kind of them."""
-    found = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    return [each for each in (found, *found.values()) if isinstance(each, dict) and "rope_type" in each]
 
 
 def evaluate_prompts(

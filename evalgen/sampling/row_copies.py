@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,12 +48,15 @@ class RowCopyPrefixes:
 
     def extend(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, RowCopyPrefixes]:
         """Evaluates prefix `rows[n]` with `tokens[n]` behind it: the logits (N, V) and the new prefixes."""
-        device = self._model.device
-        cache = _select_rows(self._cache, torch.from_numpy(rows).to(device))
-        arguments: dict[str, Any] = {self._cache_name: cache}
-        ids = torch.from_numpy(tokens).to(device)[:, None]
-        output = self._model(input_ids=ids, use_cache=True, logits_to_keep=1, **arguments)
-        return output.logits[:, -1], RowCopyPrefixes(_model=self._model, _cache=cache, _cache_name=self._cache_name)
+        new = replace(self, _cache=_select_rows(self._cache, torch.from_numpy(rows).to(self._model.device)))
+        return new.lengthen(tokens), new
+
+    def lengthen(self, tokens: NDArray[np.int64]) -> Tensor:
+        """Evaluates each of these prefixes with its token behind it: the logits (N, V). They have changed then."""
+        arguments: dict[str, Any] = {self._cache_name: self._cache}
+        ids = torch.from_numpy(tokens).to(self._model.device)[:, None]
+        logits: Tensor = self._model(input_ids=ids, use_cache=True, logits_to_keep=1, **arguments).logits
+        return logits[:, -1]
 
     def footprint_bytes(self) -> tuple[int, int]:
         """What the cache takes for each token of each row, and what it takes for each row however long."""

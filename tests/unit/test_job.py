@@ -128,6 +128,22 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tiny_run: Path, tmp_path: Path
         resolve_job(config_of(run))
 
 
+def test_a_completion_that_crosses_the_length_at_which_longrope_changes_is_refused(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    run = copy_of(tiny_run, tmp_path / "run")
+    path = run / "all_docs_runs/seed42.json/checkpoint_final/config.json"
+    config = json.loads(path.read_text())
+    width = config["hidden_size"] // config["num_attention_heads"] // 2
+    factors = {"short_factor": [1.0] * width, "long_factor": [5.0] * width}
+    length = {"original_max_position_embeddings": 40}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, **length, **factors}
+    path.write_text(json.dumps({**config, **length, "model_type": "phi3", "rope_parameters": rope}))
+    resolve_job(config_of(run, "--max_new_tokens", "1"))
+    with pytest.raises(InputError, match=r"LongRoPE.*give --max_new_tokens \d+, or a longer prompt"):
+        resolve_job(config_of(run, "--max_new_tokens", "40"))
+
+
 def test_a_stop_string_that_no_text_can_have_is_refused(tiny_run: Path) -> None:
     (plan,) = resolve_job(config_of(tiny_run, "--stop_strings", "Grace"))
     special = load_tokenizer(plan.checkpoint.tokenizer_path).all_special_tokens[0]

@@ -175,6 +175,18 @@ def test_the_architectures_share_prefixes_and_differ(tokenizer: PreTrainedTokeni
     assert drawn["llama"] != drawn["gpt2, learned positions"]
 
 
+def test_a_model_that_rounding_sends_to_other_experts_is_not_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    """In bf16, with weights so large that each layer magnifies what the one before has rounded."""
+    layers = {"num_hidden_layers": 16, "layer_types": (["mamba"] * 3 + ["attention"]) * 4, "num_local_experts": 8}
+    sizes = {"hidden_size": 256, "mamba_d_head": 64, "shared_intermediate_size": 128, "intermediate_size": 512}
+    shape = {**GROUPED, **MAMBA_SHAPE, **EXPERTS, **layers, **sizes, "num_attention_heads": 8, "mamba_expand": 2}
+    model = random_model(config_of("GraniteMoeHybridConfig", shape, len(tokenizer)))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=1.5 / parameter.shape[-1] ** 0.5)
+    assert not loaded(model.bfloat16(), tokenizer).footprint.shares_prompts
+
+
 @pytest.mark.parametrize(
     ("name", "class_name", "shape"),
     [
