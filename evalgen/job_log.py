@@ -11,6 +11,7 @@ import logging
 import logging.handlers
 import sys
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,21 +170,32 @@ def log_in_process(handler: logging.Handler) -> None:
         logger.addHandler(each)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EventsRead:
+    """How far somebody has read an `EventList`; another process that took its place has a list of its own."""
+
+    of_list: str
+    num_events: int
+
+
 class EventList:
-    """The last events of a process."""
+    """The last events of a process. Those that nobody has read end with it."""
 
     def __init__(self) -> None:
+        self._id = uuid.uuid4().hex
         self._events: deque[Event] = deque(maxlen=MOST_EVENTS)
-        self.num_added = 0
+        self._num_added = 0
 
     def add(self, event: Event) -> None:
         self._events.append(event)
-        self.num_added += 1
+        self._num_added += 1
 
-    def since(self, num_known: int) -> tuple[Event, ...]:
-        """Those after the first `num_known`, as far as they are kept."""
-        num_new = min(len(self._events), self.num_added - num_known)
-        return tuple(self._events)[len(self._events) - num_new :] if num_new > 0 else ()
+    def since(self, read: EventsRead | None) -> tuple[tuple[Event, ...], EventsRead]:
+        """Those that were not read, as far as they are kept, and how far these go."""
+        num_read = read.num_events if read is not None and read.of_list == self._id else 0
+        num_new = min(len(self._events), self._num_added - num_read)
+        new = tuple(self._events)[len(self._events) - num_new :]
+        return new, EventsRead(of_list=self._id, num_events=self._num_added)
 
 
 def log_event(event: Event) -> None:

@@ -27,7 +27,7 @@ class WandbLog:
         self._config, self._experiment = config, experiment
         self._run: Any = None
         self._next_at = 0.0
-        self._last: dict[str, Any] = {}  # that was shown
+        self._unlogged: dict[str, Any] = {}  # the last that was shown, if it came too soon
 
     def __enter__(self) -> WandbLog:
         if self._config.logging_type == "wandb":
@@ -35,6 +35,7 @@ class WandbLog:
         return self
 
     def __exit__(self, error_type: object, *_: object) -> None:
+        self._log_last_shown()
         self._try(lambda run: _end(run, exit_code=1 if error_type else 0))
         self._run = None
 
@@ -42,15 +43,20 @@ class WandbLog:
         """To be called as often as is convenient, by any thread."""
         if self._run is None:
             return
-        self._last = {f"progress/{name}": value for name, value in progress.fields().items()}
+        self._unlogged = {f"progress/{name}": value for name, value in progress.fields().items()}
         if time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + LOG_EVERY_S
-            self._try(lambda run: run.log(self._last))
+            self._log_last_shown()
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The last that was shown, the timings, and each dataset's figures in a table."""
-        self._try(lambda run: run.log(self._last))
+        """The timings, and each dataset's figures in a table."""
+        self._log_last_shown()
         self._try(lambda run: _log_summary(run, summary))
+
+    def _log_last_shown(self) -> None:
+        shown, self._unlogged = self._unlogged, {}
+        if shown:
+            self._try(lambda run: run.log(shown))
 
     def _begin(self, _: Any) -> None:
         import wandb

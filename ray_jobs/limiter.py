@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import ray
@@ -11,7 +10,7 @@ from evalgen.grading.breaker import Breaker
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.grading.spending import Spending
-from evalgen.job_log import Event, EventHandler, EventList, log_in_process
+from evalgen.job_log import Event, EventHandler, EventList, EventsRead, log_in_process
 from evalgen.records import Limits
 from evalgen.verdict_store import spent_usd
 from ray_jobs.metrics import LimiterMetrics
@@ -39,8 +38,8 @@ class RateLimiterActor(RateLimiter):
             spending=None if cap_usd is None else Spending(verdicts, cap_usd, spent_usd(verdicts)),
         )
 
-    async def tell(self, num_known_events: int) -> tuple[LimiterState, Sequence[Event], int]:
+    async def tell(self, read: EventsRead | None) -> tuple[LimiterState, tuple[Event, ...], EventsRead]:
         """As `StoreActor.tell`."""
         state = self.state()
         self._metrics.export(state)
-        return state, self._events.since(num_known_events), self._events.num_added
+        return state, *self._events.since(read)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import ray
 
 from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
-from evalgen.job_log import Event, EventHandler, EventList, fields, known_figures, log_in_process
+from evalgen.job_log import Event, EventHandler, EventList, EventsRead, fields, known_figures, log_in_process
 from evalgen.progress import StoreFigures
 from evalgen.records import Answer, Question, SamplingUnit
 from evalgen.sample_tables import drawn_or_enumerated
@@ -195,8 +195,8 @@ class StoreActor:
         """Something that another actor's log has, for the job's."""
         self._events.add(event)
 
-    async def tell(self, num_known_events: int) -> tuple[StoreFigures, Sequence[Event], int]:
-        """How far the job is; the events after the first `num_known_events`; their number. Exports metrics."""
+    async def tell(self, read: EventsRead | None) -> tuple[StoreFigures, tuple[Event, ...], EventsRead]:
+        """How far the job is; the events that are not `read`; what is read with them. Exports metrics."""
         schedule = self._schedule.figures
         figures = StoreFigures(
             schedule=replace(schedule, num_finished=schedule.num_finished + len(self._before)),
@@ -210,7 +210,7 @@ class StoreActor:
             first_asked_at=self._first_asked_at,
         )
         self._export()
-        return figures, self._events.since(num_known_events), self._events.num_added
+        return figures, *self._events.since(read)
 
     async def close(self) -> None:
         """The verdicts as one file. More may be added later."""

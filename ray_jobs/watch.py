@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from evalgen.job_log import log_event
+from evalgen.job_log import EventsRead, log_event
 from evalgen.progress import Monitor, Progress
 
 ASK_EVERY_S = 1.0
@@ -62,23 +62,21 @@ class _Asked:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
         self._call: Any = None
-        self._num_events = 0
+        self._read: EventsRead | None = None
 
     def fetch(self, patience_s: float) -> Any:
         """The figures, and their events go to the log; None: it does not answer. Then it is asked again, or still."""
         try:
             if self._call is None:
-                self._call = self._actor.tell.remote(self._num_events)
+                self._call = self._actor.tell.remote(self._read)
             answered, _ = ray.wait([self._call], timeout=patience_s)
             if not answered:
                 return None
             call, self._call = self._call, None
-            figures, events, num_events = ray.get(call)
+            figures, events, self._read = ray.get(call)
         except RayError:  # it died; the job finds out by itself, or Ray starts it again
             self._call = None
             return None
         for event in events:
             log_event(event)
-        # A process that began anew has told its events from the first.
-        self._num_events = num_events if num_events >= self._num_events else 0
         return figures

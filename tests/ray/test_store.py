@@ -52,14 +52,14 @@ def test_a_replica_that_cannot_load_and_waits_for_one_that_never_comes_tries_aga
         assert await taken(actor, 1, "x", "gpu 0") == "a0"
         await actor.load_failed("a0", "x", "stale file handle")
         assert await taken(actor, 1, "x", "gpu 0") == "a1"
-        assert "yet to come" in str(actor._events.since(0)), "the job's log says what it waits for"
+        assert "yet to come" in str(actor._events.since(None)), "the job's log says what it waits for"
 
     run(scenario)
 
 
 def test_a_unit_that_is_stored_is_an_event_with_its_figures_told_once(run: Callable[[Scenario], None]) -> None:
     async def scenario(actor: Any) -> None:
-        figures, _, _ = await actor.tell(0)
+        figures, _, _ = await actor.tell(None)
         assert figures.first_asked_at is None
         times = [time.monotonic()]
         assignment = await actor.take(1, "x", "gpu 0", "n1")
@@ -68,7 +68,7 @@ def test_a_unit_that_is_stored_is_an_event_with_its_figures_told_once(run: Calla
         table = samples(assignment.unit)
         for _ in range(2):  # Ray may repeat a call
             await actor.save_unit(assignment.unit, table, COST)
-        figures, (event,), _ = await actor.tell(0)
+        figures, (event,), _ = await actor.tell(None)
         assert times[0] <= figures.first_asked_at <= times[1]
         dataset, num_draws, num_distinct = assignment.unit.dataset, figures.num_draws, figures.num_distinct
         assert num_draws > num_distinct > 0
@@ -147,7 +147,7 @@ def test_a_replica_that_ray_holds_back_for_slow_judges_is_not_taken_for_lost(run
         await actor.save_unit(assignment.unit, samples(assignment.unit), COST)
         while num_looks < 50:  # several times its patience
             await asyncio.sleep(store.NODES_LOOKED_AT_EVERY_S)
-        assert not await actor.failed_units() and "yet to come" not in str(actor._events.since(0))
+        assert not await actor.failed_units() and "yet to come" not in str(actor._events.since(None))
         actor._shared.told["equivalent"] = actor._num_waiting()
         while len(await actor.failed_units()) < 2:
             await asyncio.sleep(store.NODES_LOOKED_AT_EVERY_S)

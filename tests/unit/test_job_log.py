@@ -95,7 +95,7 @@ def test_what_happens_in_other_processes_is_in_the_log_with_whose_it_is(
     path = tmp_path / "experiment.log"
     with JobLog() as job_log:
         job_log.open(path, to_stdout=False)
-        for event in events.since(0):
+        for event in events.since(None)[0]:
             log_event(event)
     lines = lines_of(path)
     assert len(lines) == 10
@@ -105,16 +105,27 @@ def test_what_happens_in_other_processes_is_in_the_log_with_whose_it_is(
 
 def test_events_are_told_once_and_the_oldest_go_first_where_there_are_too_many() -> None:
     events = EventList()
+    add_events(events, 3, "of a few")
+    first, read = events.since(None)
+    assert [event.message for event in first] == ["0 of a few", "1 of a few", "2 of a few"]
+    assert events.since(read) == ((), read)
+    add_events(events, 1, "more")
+    assert [event.message for event in events.since(read)[0]] == ["0 more"]
+    add_events(events, MOST_EVENTS + 10, "of many")
+    (oldest, *_, latest), _ = events.since(read)
+    assert (oldest.message, latest.message) == ("10 of many", f"{MOST_EVENTS + 9} of many")
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_process_that_took_the_place_of_another_tells_its_events_from_the_first(count: int) -> None:
+    events, events_of_next = EventList(), EventList()
+    add_events(events, 3, "of the first")
+    _, read = events.since(None)
+    add_events(events_of_next, count, "of the next")
+    assert [event.message for event in events_of_next.since(read)[0]] == [f"{i} of the next" for i in range(count)]
+
+
+def add_events(events: EventList, count: int, name: str) -> None:
     handler = EventHandler("store", events.add)
-
-    def add(count: int) -> None:
-        for _ in range(count):
-            handler.handle(logging.LogRecord("evalgen.x", logging.INFO, "", 0, f"{events.num_added}", (), None))
-
-    add(3)
-    assert [event.message for event in events.since(0)] == ["0", "1", "2"]
-    assert [event.message for event in events.since(2)] == ["2"]
-    assert events.since(3) == () and events.since(7) == ()
-    add(MOST_EVENTS + 10)
-    assert len(events.since(3)) == MOST_EVENTS
-    assert events.since(3)[-1].message == str(MOST_EVENTS + 12)
+    for number in range(count):
+        handler.handle(logging.LogRecord("evalgen.x", logging.INFO, "", 0, f"{number} {name}", (), None))

@@ -8,12 +8,18 @@ from typing import Any
 import pytest
 
 from evalgen.config import JobConfig
+from evalgen.errors import JobStopped
 from evalgen.experiment import Experiment
 from evalgen.progress import Monitor
 from evalgen.wandb_log import WandbLog
 from evalgen.work import Work
 
 SUMMARY: dict[str, Any] = {"datasets": [{"name": "sampled_x", "num_draws": 10}], "timings": {"total": 1.5}}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")  # it looks once in a process
 
 
 def job(tmp_path: Path, logging_type: str = "wandb") -> tuple[JobConfig, Experiment]:
@@ -26,10 +32,9 @@ def job(tmp_path: Path, logging_type: str = "wandb") -> tuple[JobConfig, Experim
 
 
 def test_a_job_is_logged_offline_as_it_runs_and_at_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
-    monkeypatch.setenv("WANDB_MODE", "offline")
     config, experiment = job(tmp_path)
     with WandbLog(config, experiment) as wandb_log:
         wandb_log.show(Monitor(Work(units=(), ungraded=()), 0.0).progress(1.0))
@@ -60,6 +65,20 @@ def test_a_wandb_that_cannot_begin_is_one_warning(
         wandb_log.finish(SUMMARY)
     (message,) = caplog.messages
     assert "no such entity" in message and str(experiment.directory) in message
+
+
+def test_what_was_last_shown_of_a_job_that_stops_is_logged_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    logged: list[float] = []
+    monkeypatch.setattr(wandb.Run, "log", lambda _, figures: logged.append(figures["progress/elapsed_s"]))
+    monitor = Monitor(Work(units=(), ungraded=()), 0.0)
+    with pytest.raises(JobStopped), WandbLog(*job(tmp_path)) as wandb_log:
+        for elapsed_s in (1.0, 2.0, 3.0):  # the first at once, the others too soon after it
+            wandb_log.show(monitor.progress(elapsed_s))
+        raise JobStopped("the cap is reached")
+    assert logged == [1.0, 3.0]
 
 
 def test_without_it_nothing_is_begun(tmp_path: Path) -> None:
