@@ -36,6 +36,7 @@ from evalgen.grading.messages import (
 from evalgen.grading.prices import PriceList
 from evalgen.grading.rate_limiter import LONGEST_HOLD_S
 from evalgen.grading.server_limits import announced_limits
+from evalgen.grading.together import together
 from evalgen.grading.votes import majority
 from evalgen.records import Answer, Question, Verdict
 
@@ -88,8 +89,9 @@ class ClaudeGrader:
         num_votes = questions[0].grader.num_votes
         if num_votes == 1:
             return await self._grade_once(questions, store)
-        rounds = await asyncio.gather(*(self._grade_once(questions, _nowhere) for _ in range(num_votes)))
-        verdicts = [majority(votes) for votes in zip(*rounds, strict=True)]
+        async with together() as group:
+            rounds = [group.create_task(self._grade_once(questions, _nowhere)) for _ in range(num_votes)]
+        verdicts = [majority(votes) for votes in zip(*(each.result() for each in rounds), strict=True)]
         await store(_answers(questions, verdicts))
         return verdicts
 
@@ -114,8 +116,9 @@ class ClaudeGrader:
         if graded:
             await store(_answers(graded, verdicts.values()))
         missing = [question for question in questions if question.key not in verdicts]
-        singles = await asyncio.gather(*(self._grade_one(it, share_of[it.key], store) for it in missing))
-        verdicts |= {question.key: single for question, single in zip(missing, singles, strict=True)}
+        async with together() as group:
+            singles = {it.key: group.create_task(self._grade_one(it, share_of[it.key], store)) for it in missing}
+        verdicts |= {key: single.result() for key, single in singles.items()}
         return [verdicts[question.key] for question in questions]
 
     async def _grade_one(self, question: Question, spent: _Spent, store: Store) -> Verdict:

@@ -20,6 +20,7 @@ from evalgen.grading.presence import say_still_here
 from evalgen.grading.prices import PriceList
 from evalgen.grading.question_text import num_bytes
 from evalgen.grading.shared_verdicts import Claim
+from evalgen.grading.together import together
 from evalgen.records import Answer, Question, Verdict
 
 if TYPE_CHECKING:
@@ -104,17 +105,14 @@ class GradingDesk:
     async def _grade_judged(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
         if self._heartbeat is None:
             self._heartbeat = asyncio.create_task(say_still_here(self._holder, (self._verdicts, self._limiter)))
-        try:
-            async with asyncio.TaskGroup() as group:
-                asked_by_others: list[Question] = []
-                for some in _claimed_together(questions):
-                    claims = await self._verdicts.claim(some, self._holder)
-                    asked_by_others += await self._begin(group, some, claims, verdicts)
-                while asked_by_others:  # all in one call, which holds nothing up; what they do not ask, this desk does
-                    claims = await self._verdicts.wait(asked_by_others, self._holder)
-                    asked_by_others = await self._begin(group, asked_by_others, claims, verdicts)
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None  # the others failed for the same reason, or were cancelled
+        async with together() as group:
+            asked_by_others: list[Question] = []
+            for some in _claimed_together(questions):
+                claims = await self._verdicts.claim(some, self._holder)
+                asked_by_others += await self._begin(group, some, claims, verdicts)
+            while asked_by_others:  # all in one call, which holds nothing up; what they do not ask, this desk does
+                claims = await self._verdicts.wait(asked_by_others, self._holder)
+                asked_by_others = await self._begin(group, asked_by_others, claims, verdicts)
 
     async def _begin(
         self,

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
+from evalgen.errors import GraderUnavailable
 from evalgen.grading.desk import packs
 from evalgen.grading.messages import MOST_BYTES_OF_A_PACK
 from evalgen.grading.prices import load_prices
 from evalgen.grading.question_text import PACK_REPLY_SCHEMA, pack_user_text
 from evalgen.records import Question
 from tests import messages_api
-from tests.claude_calls import HAIKU, grade_all, grade_pack, question, sdk_pointed_at_messages_api
+from tests.claude_calls import (
+    HAIKU,
+    claude_grader,
+    grade_all,
+    grade_pack,
+    question,
+    sdk_pointed_at_messages_api,
+    unlimited,
+)
 from tests.messages_api import Json, MessagesApi, honest_judge
 
 COMPLETIONS = (" Grace Miller\nQ:", " Ethan Parker", " Grace Miller, of course", "")
@@ -144,3 +154,27 @@ def test_packs_can_be_put_to_the_vote(api: MessagesApi) -> None:
     assert [it.votes for it in verdicts] == [(it.kind,) * 3 for it in verdicts]
     one = {"prompt": asked[0].prompt, "reference": asked[0].reference}
     assert [it.kind for it in verdicts] == [honest_judge(one | {"completion": c})["verdict"] for c in COMPLETIONS]
+
+
+@pytest.mark.parametrize(
+    ("asked", "replies"),
+    [([question(num_votes=3)], []), (packed(), [messages_api.message("All of them are.")])],
+    ids=["votes", "singles of a pack"],
+)
+def test_when_a_request_ends_the_job_no_other_about_the_same_questions_stays_under_way(
+    asked: list[Question], replies: list[messages_api.Reply], api: MessagesApi
+) -> None:
+    async def scenario() -> int:
+        limiter = unlimited()
+        grader = claude_grader(limiter)
+        await grader.grade([question()])  # from now on there may be several requests at once
+        with pytest.raises(GraderUnavailable):
+            await grader.grade(asked)
+        await grader.aclose()
+        return limiter.num_in_flight
+
+    first = messages_api.answer(messages_api.verdict("equivalent"))
+    api.script(first, *replies, messages_api.spend_cap())
+    for number in range(3, 6):
+        api.hold(number + len(replies))  # what is asked beside the one that fails
+    assert asyncio.run(scenario()) == 0
