@@ -116,15 +116,18 @@ class Breaker:
         self._probe = None
 
     def _check_outage(self, now: float) -> None:
-        if (hold_s := self._hold_until - now) > self._outage_budget_s:
-            raise GraderUnavailable(
-                f"the judge's server wants no request for {hold_s / 60:.0f} minutes, "
-                f"and --max_outage_minutes is {self._outage_budget_s / 60:g} ({self._hold_error})"
-            )
+        hold_s = self._hold_until - now
+        if hold_s > max(self._outage_budget_s, LONG_HOLD_S):  # a pause that a limit a minute explains is no outage
+            raise self._outage("wants no request", hold_s, self._hold_error)
         if self._failing_since is None or not (self._is_down or len(self._failing) >= MANY_QUESTIONS):
             return
         outage_s = now - self._failing_since
         if outage_s > self._outage_budget_s:
-            raise GraderUnavailable(
-                f"the judge's server has answered no request for {outage_s / 60:.0f} minutes ({self._last_error})"
-            )
+            raise self._outage("has answered no request", outage_s, self._last_error)
+
+    def _outage(self, what: str, seconds: float, error: str) -> GraderUnavailable:
+        budget_s = self._outage_budget_s
+        return GraderUnavailable(
+            f"the judge's server {what} for {math.ceil(seconds)} s, "
+            f"and --max_outage_minutes {budget_s / 60:g} is {budget_s:g} s ({error})"
+        )

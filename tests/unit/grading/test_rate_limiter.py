@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -255,9 +256,12 @@ def test_retry_after_holds_back_everyone(kind: Any) -> None:
     run_in_virtual_time(scenario())
 
 
-def test_one_question_that_fails_with_a_long_retry_after_holds_back_the_others_for_a_minute() -> None:
+@pytest.mark.parametrize("outage_budget_s", [900, 20])
+def test_one_question_that_fails_with_a_long_retry_after_holds_back_the_others_for_a_minute(
+    outage_budget_s: float,
+) -> None:
     async def scenario() -> None:
-        gate, started_at = limiter(), now()
+        gate, started_at = limiter(breaker=Breaker(outage_budget_s)), now()
         await gate.settle([Outcome(lease=await one(gate), kind="failed", retry_after_s=3_600)])
         await one(gate)
         assert now() - started_at == pytest.approx(60)
@@ -291,10 +295,21 @@ def test_a_pause_beyond_the_budget_of_an_outage_stops_everyone_at_once() -> None
         )
         ends = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(end, GraderUnavailable) for end in ends)
-        assert "for 120 minutes, and --max_outage_minutes is 15 (HTTP 429 come back later)" in str(ends[0])
+        assert "for 7200 s, and --max_outage_minutes 15 is 900 s (HTTP 429 come back later)" in str(ends[0])
         assert now() == started_at
 
     run_in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize(("hold_s", "budget_s"), [(900.2, 900), (100, 20)])
+def test_the_error_of_a_pause_shows_that_it_is_beyond_the_budget(hold_s: float, budget_s: float) -> None:
+    breaker = Breaker(budget_s)
+    breaker.hold(hold_s, "HTTP 429", 0.0)
+    with pytest.raises(GraderUnavailable) as caught:
+        breaker.pause_s(0.0)
+    told = re.search(r"for (\d+) s, and --max_outage_minutes (\S+) is (\d+) s", str(caught.value))
+    assert told is not None and float(told[1]) > float(told[3]) == budget_s
+    assert float(told[2]) * 60 == pytest.approx(budget_s, rel=1e-5)
 
 
 def test_of_several_models_the_lowest_limit_holds_whichever_answered_last(caplog: pytest.LogCaptureFixture) -> None:
@@ -358,7 +373,7 @@ def test_an_outage_beyond_the_budget_stops_everyone() -> None:
 
         ends = await asyncio.gather(*map(client, range(20)), return_exceptions=True)
         assert all(isinstance(end, GraderUnavailable) for end in ends)
-        assert "15 minutes" in str(ends[0]) and "HTTP 529" in str(ends[0])
+        assert "and --max_outage_minutes 15 is 900 s (HTTP 529" in str(ends[0])
         assert now() - started_at == pytest.approx(900, abs=20)
 
     run_in_virtual_time(scenario())
@@ -379,7 +394,7 @@ def test_a_question_that_fails_by_itself_is_no_outage() -> None:
 def test_a_server_that_is_down_is_an_outage_though_one_question_is_left() -> None:
     async def scenario() -> None:
         gate, started_at = limiter(breaker=Breaker(900)), now()
-        with pytest.raises(GraderUnavailable, match="15 minutes"):
+        with pytest.raises(GraderUnavailable, match="max_outage_minutes 15 is 900 s"):
             while True:
                 await gate.settle([Outcome(lease=await one(gate), kind="failed", error="HTTP 529", is_down=True)])
         assert now() - started_at == pytest.approx(900, abs=20)
