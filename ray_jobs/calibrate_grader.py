@@ -64,7 +64,9 @@ class CalibrationConfig(CommandSettings):
     )
     prices_path: str | None = Field(None, description=JobConfig.model_fields["prices_path"].description)
     use_grader_cache: bool = Field(
-        True, description="reuse verdicts that output_dir holds for the same question; false: ask all of them anew"
+        True,
+        description="reuse verdicts that output_dir holds for the same question; false: ask all of them anew, or go on "
+        "with that where it was stopped",
     )
     output_dir: str = Field(
         "outputs", description="where the verdicts of a judge that costs money are kept, beside those of experiments"
@@ -80,7 +82,7 @@ class CalibrationConfig(CommandSettings):
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrates as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    kept = "interrupted; what is judged is kept, and asked again only with --use_grader_cache false"
+    kept = "interrupted; what is judged is kept: run it again to go on"
     return exit_code_of(lambda: calibrate_grader(load_calibration(arguments, path_root())), if_interrupted=kept)
 
 
@@ -160,6 +162,7 @@ def _ask(
 ) -> list[Verdict]:
     """The verdicts of a judge that costs money, kept in a directory that this grader has for this file."""
     from evalgen.experiment import Experiment
+    from evalgen.files import write_text
     from evalgen.grading.grader_digest import grader_digest
     from evalgen.grading.in_process import grade_in_process
     from evalgen.plain_lines import print_lines
@@ -169,9 +172,10 @@ def _ask(
     try:
         experiment.directory.mkdir(parents=True, exist_ok=True)
         with experiment.alone():
-            if not config.use_grader_cache and experiment.verdicts.exists():  # nothing paid for is deleted
-                names = (experiment.directory / f"verdicts_{number}" for number in count(1))
-                experiment.verdicts.rename(next(path for path in names if not path.exists()))
+            mark = experiment.directory / "being_asked_anew"
+            if not config.use_grader_cache and not mark.exists():
+                _set_aside(experiment.verdicts)
+                write_text(mark, "")  # first, before anything is paid for that the next run may take for older
             verdicts = grade_in_process(
                 questions,
                 experiment.verdicts,
@@ -182,11 +186,19 @@ def _ask(
                 max_connections=config.max_connections,
                 requests_per_minute=config.requests_per_minute,
             )
+            mark.unlink(missing_ok=True)
     except OSError as error:
         reason = error.strerror or error
         raise JobStopped(f"cannot keep verdicts in {experiment.directory}: {reason}; run it again to go on") from None
     print_lines([f"Verdicts: {experiment.verdicts}", ""])
     return verdicts
+
+
+def _set_aside(verdicts: Path) -> None:
+    """Nothing paid for is deleted."""
+    if verdicts.exists():
+        names = (verdicts.with_name(f"{verdicts.name}_{number}") for number in count(1))
+        verdicts.rename(next(path for path in names if not path.exists()))
 
 
 def _check_payable(grader: GraderSpec, prices: PriceList, config: CalibrationConfig) -> None:

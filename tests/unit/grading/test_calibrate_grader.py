@@ -213,6 +213,30 @@ def test_asked_anew_a_judge_may_say_something_else_and_that_holds_from_then_on(
     assert sorted(path.name for path in directory.iterdir()) == ["verdicts", "verdicts_1", "verdicts_2"]
 
 
+def test_asking_anew_goes_on_where_it_was_stopped(
+    api: MessagesApi, tmp_path: Path, working_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = [str(numbered_file(tmp_path, 20)), "--grader_model", HAIKU]
+    assert main(argv) == 0
+    anew = [*argv, "--use_grader_cache", "false"]
+    with monkeypatch.context() as patch:
+        patch.setattr("evalgen.files.write_text", interrupt)
+        assert main(anew) == 130
+    for cap in ("0.03", "0.035"):
+        assert main([*anew, "--max_grading_cost_usd", cap]) == 1
+    assert api.calls < 40
+    assert main(anew) == 0
+    assert [asked(api).count(completion) for completion in set(asked(api))] == [2] * 20
+    assert main(anew) == 0
+    assert api.calls == 60, "the next time is one of its own"
+    (directory,) = (working_directory / "outputs").iterdir()
+    assert sorted(path.name for path in directory.iterdir()) == ["verdicts", "verdicts_1", "verdicts_2"]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_cap_holds_over_all_runs_and_what_was_paid_is_kept(
     api: MessagesApi, tmp_path: Path, working_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,7 +291,7 @@ def test_ctrl_c_loses_nothing_that_was_judged_and_a_second_process_is_refused(
     _, error = first.communicate()
     held.release()
     assert first.returncode == 130
-    assert error == "error: interrupted; what is judged is kept, and asked again only with --use_grader_cache false\n"
+    assert error == "error: interrupted; what is judged is kept: run it again to go on\n"
     assert main(argv) == 0
     assert len(set(asked(api))) == 5 and api.calls == 6  # the answer to the fourth never came
 
