@@ -30,6 +30,7 @@ from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.connection import connect
 from evalgen.grading.messages import MAX_TOKENS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
+from evalgen.grading.question_text import template_digest
 from evalgen.grading.spending import Spending
 from evalgen.records import Answer, Question
 from evalgen.verdict_store import VerdictStore
@@ -104,14 +105,8 @@ class _BatchGrader:
         self._waited_s = 0.0
 
     async def run(self, questions: Iterable[Question]) -> None:
-        if self._spending is not None:
-            for batch in self._ledger.open:
-                requests = map(batch_request, self._ledger.questions(batch).values())
-                self._spending.take_over(
-                    batch.number, sum(self._most_usd(batch.model, request) for request in requests)
-                )
-            self._spending.write_down()
-        due = self._due(questions)
+        self._take_over()
+        due = self._due(questions, set(self._ledger.settled_keys()))
         pause_s = min(FIRST_PAUSE_S, self._settings.poll_s)  # a small batch may end in seconds
         while True:
             self._is_held_back = not await self._send_all(due) or bool(self._again)
@@ -129,9 +124,29 @@ class _BatchGrader:
                 self._waited_s += max(pause_s, 1.0)
                 pause_s = min(2 * pause_s, self._settings.poll_s)
 
-    def _due(self, questions: Iterable[Question]) -> Iterator[Question]:
-        """The distinct questions that must be sent. What earlier experiments paid for becomes an answer of this one."""
-        seen = set(self._ledger.settled_keys())
+    def _take_over(self) -> None:
+        """Counts the batches that an earlier part of the job left open, whose questions may be other than today's."""
+        digest, num_outdated = template_digest(), 0
+        for batch in self._ledger.open:
+            questions = self._ledger.questions(batch).values()
+            num_outdated += sum(question.grader.template_digest != digest for question in questions)
+            if self._spending is not None:
+                most_usd = sum(self._most_usd(question, batch_request(question)) for question in questions)
+                self._spending.take_over(batch.number, most_usd)
+        if self._spending is not None:
+            self._spending.write_down()
+        if num_outdated:
+            logger.warning(
+                "%d questions of batches that were begun before are in the words of another version of evalgen: they "
+                "are paid for all the same, and asked anew in the words of this one",
+                num_outdated,
+            )
+
+    def _due(self, questions: Iterable[Question], seen: set[bytes]) -> Iterator[Question]:
+        """The distinct questions that must be sent, without those whose keys are `seen`.
+
+        What earlier experiments paid for becomes an answer of this one.
+        """
         known: list[Answer] = []
         for question in questions:
             grader = question.grader
@@ -173,12 +188,24 @@ class _BatchGrader:
                 return False
 
     async def _send(self, batch: PlannedBatch, requests: Sequence[Any] | None = None) -> bool:
-        created = await self._api.send(batch, requests)
+        # One that an earlier part of the job planned may be more than today's cap allows.
+        is_affordable = requests is not None or self._spending is None or self._spending.has_room_for(0.0)
+        created = await self._api.send(batch, requests, is_affordable=is_affordable)
         if isinstance(created, Batch):
             self._ledger.created(batch, created.id)
             self._num_processing[batch.number] = created.request_counts.processing
             logger.info("batch %s: %d questions are sent", created.id, batch.num_questions)
+        elif created == "not sent":
+            self._unplan(batch)
         return created != "refused"
+
+    def _unplan(self, batch: PlannedBatch) -> None:
+        """Its questions are asked in smaller batches, as far as they may be paid for."""
+        assert self._spending is not None
+        self._again += self._ledger.questions(batch).values()
+        self._spending.settle(batch.number, 0.0)
+        self._spending.write_down()
+        self._ledger.ended(batch, malformed=[], lost=[], given_up=[])
 
     def _next_chunk(self, due: Iterator[Question]) -> tuple[list[tuple[Question, dict[str, Any]]], float]:
         """The questions of the next batch and their requests, and what they cost at most in USD.
@@ -192,7 +219,7 @@ class _BatchGrader:
             if question is None:
                 break
             request = batch_request(question)
-            size, price = _num_bytes(request), self._most_usd(question.grader.api_model, request)
+            size, price = _num_bytes(request), self._most_usd(question, request)
             is_too_large = bool(chunk) and num_bytes + size > self._settings.max_bytes
             if is_too_large or not self._may_cost(most_usd + price, bool(chunk)):
                 self._again.appendleft(question)
@@ -202,8 +229,8 @@ class _BatchGrader:
             most_usd += price
         return chunk, most_usd
 
-    def _most_usd(self, model: str, request: Mapping[str, Any]) -> float:
-        return BATCH_DISCOUNT * self._prices.most_usd(model, _num_bytes(request), MAX_TOKENS)
+    def _most_usd(self, question: Question, request: Mapping[str, Any]) -> float:
+        return BATCH_DISCOUNT * self._prices.most_usd(question.grader.api_model, _num_bytes(request), MAX_TOKENS)
 
     def _may_cost(self, usd: float, is_for_more: bool) -> bool:
         """`is_for_more`: there is a smaller batch already, so that it is not the end if this does not fit."""
@@ -235,7 +262,7 @@ class _BatchGrader:
         return not_found_s >= self._settings.retry_budget_s or time.time() - batch.planned_at > RESULTS_KEPT_S
 
     def _settle(self, batch: PlannedBatch, results: Mapping[str, Result]) -> None:
-        """Stores a batch's verdicts, then that it has ended: killed in between, it stores the same ones again.
+        """Stores what a batch cost, its verdicts, and that it has ended: killed in between, it stores the same again.
 
         Raises:
             GraderUnavailable: some item says that no question will be answered. All else is stored.
@@ -258,12 +285,11 @@ class _BatchGrader:
                 self._totals.asked_again[question.grader.model] += is_first_time
             elif outcome.fate != "refused":
                 self._totals.note_answer(answers[-1])
-        self._verdicts.add(answers)
-        if self._spending is not None:
+        if self._spending is not None:  # first: from stored verdicts nobody could tell whether they were counted
             costs = [answer.verdict.cost_usd or 0.0 for answer in answers]
             # Results that are not there may have been charged for.
-            self._spending.settle(batch.number, None if len(results) < batch.num_questions else sum(costs))
-            self._spending.write_down()
+            self._spending.settle_batch(batch.number, None if len(results) < batch.num_questions else sum(costs))
+        self._verdicts.add(answers)
         self._ledger.ended(batch, malformed=without["malformed"], lost=without["lost"], given_up=without["given_up"])
         self._num_ended += 1
         num_graded = sum(answer.verdict.kind != "ungraded" for answer in answers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evalgen.errors import GradingBudgetSpent
-from evalgen.journal import Journal, read_journal, rewrite_journal
+from evalgen.journal import Journal, Record, read_journal, rewrite_journal
 
 LEDGER = "spending.jsonl"
 MOST_LINES = 10_000  # of the ledger, whose last line is all that counts
@@ -25,10 +25,12 @@ class Spending:
         self._path = directory / LEDGER
         self._cap_usd = cap_usd
         lines, _ = read_journal(self._path)
-        last = dict.fromkeys(("spent_usd", "reserved_usd", "inherited_usd"), 0.0) | (lines[-1] if lines else {})
+        last: Record = dict.fromkeys(("spent_usd", "reserved_usd", "inherited_usd"), 0.0) | {"settled_batch": None}
+        last |= lines[-1] if lines else {}
         self._spent_usd: float = max(paid_usd, last["spent_usd"] + last["reserved_usd"])
         # What of that was set aside by earlier processes, and may not have been spent.
         self._inherited_usd: float = self._spent_usd - max(paid_usd, last["spent_usd"] - last["inherited_usd"])
+        self._settled_batch: int | None = last["settled_batch"]  # the last: a kill may have left it open
         self._reserved: dict[int, float] = {}  # by lease
         self._ledger = self._new_ledger()
 
@@ -53,9 +55,12 @@ class Spending:
         if self.has_room_for(usd):
             return True
         if not self._reserved:
+            in_flight = ""
+            if self._inherited_usd > TINY_USD:
+                in_flight = f"what earlier parts of the job had in flight may cost ${self._inherited_usd:.4f} more, "
             raise GradingBudgetSpent(
-                f"grading has cost ${self._spent_usd:.4f} of --max_grading_cost_usd {self._cap_usd:g}, and the next "
-                f"request may cost up to ${usd:.4f}; go on with a larger one"
+                f"grading has cost ${self._spent_usd - self._inherited_usd:.4f} of --max_grading_cost_usd "
+                f"{self._cap_usd:g}, {in_flight}and the next request may cost up to ${usd:.4f}; go on with a larger one"
             )
         return False
 
@@ -65,12 +70,13 @@ class Spending:
     def reserve(self, lease: int, usd: float) -> None:
         self._reserved[lease] = usd
 
-    def take_over(self, lease: int, usd: float) -> None:
-        """Sets aside again what an earlier process sent, and whose cost will be known."""
+    def take_over(self, batch: int, usd: float) -> None:
+        """Sets aside again what an earlier process did for an open batch; nothing, if that knew what it cost."""
+        usd = 0.0 if batch == self._settled_batch else usd
         inherited_usd = min(usd, self._inherited_usd)
         self._inherited_usd -= inherited_usd
         self._spent_usd -= inherited_usd
-        self._reserved[lease] = usd
+        self._reserved[batch] = usd
 
     def settle(self, lease: int, usd: float | None) -> None:
         """What the request cost; None: nobody knows, and it counts as all that was set aside.
@@ -80,6 +86,12 @@ class Spending:
         if lease in self._reserved:
             reserved_usd = self._reserved.pop(lease)
             self._spent_usd += reserved_usd if usd is None else usd
+
+    def settle_batch(self, batch: int, usd: float | None) -> None:
+        """What a batch cost, counted once over all processes; before its verdicts are stored. Durable then."""
+        self.settle(batch, 0.0 if batch == self._settled_batch else usd)
+        self._settled_batch = batch
+        self.write_down()
 
     def write_down(self) -> None:
         """To be called before what was reserved is spent; durable when this returns."""
@@ -93,12 +105,13 @@ class Spending:
         self._ledger.append([self._line()])
         self._ledger.close()
 
-    def _line(self) -> dict[str, float]:
+    def _line(self) -> Record:
         """The whole is what was paid for or may have been; `inherited_usd` is part of `spent_usd`."""
         return {
             "spent_usd": self._spent_usd,
             "reserved_usd": self.reserved_usd,
             "inherited_usd": self._inherited_usd,
+            "settled_batch": self._settled_batch,
         }
 
     def _new_ledger(self) -> Journal:

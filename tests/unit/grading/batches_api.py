@@ -100,6 +100,11 @@ class BatchesApi:
         self._faults.setdefault(call, deque()).append(fault)
         return held
 
+    def forget(self) -> None:
+        """Everything that was sent, billed and scripted so far."""
+        for each in (self.batches, self.billed, self.billed_tokens, self._results_of):
+            each.clear()
+
     def create(self, requests: Sequence[tuple[str, Json]]) -> Batch:
         """A new batch, of whichever client."""
         self.num_created += 1

@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ from evalgen.grading.batch_progress import BatchProgress, BatchTotals
 from evalgen.grading.batches import grade_in_batches
 from evalgen.grading.messages import MAX_TOKENS, message_params
 from evalgen.grading.prices import Price, PriceList
-from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
+from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS, template_digest
 from evalgen.grading.request_totals import RequestTotals
 from evalgen.grading.spending import Spending
+from evalgen.journal import Journal
 from evalgen.records import GraderSpec, Question
 from evalgen.verdict_store import VerdictStore, spent_usd
 from tests import messages_api
@@ -362,6 +364,9 @@ def grade_under_cap(
     *,
     is_stopped: bool = False,
     told: list[BatchProgress] | None = None,
+    ask: Callable[[str], Question] = question,
+    prices: PriceList = PRICES,
+    **options: Any,
 ) -> Spending:
     """One part of a job; `is_stopped` ends it when its batches are sent. Its progress is added to `told`."""
     told = [] if told is None else told
@@ -373,11 +378,11 @@ def grade_under_cap(
     paths = directory / "verdicts", directory / "batches"
     store = VerdictStore(paths[0])
     spending = Spending(paths[0], cap_usd, spent_usd(paths[0]))
-    settings = BatchSettings(backoff=wait_none(), sleep=stop)
-    asked = map(question, completions)
+    settings = BatchSettings(backoff=wait_none(), sleep=stop, **options)
+    asked = map(ask, completions)
     try:
         grade_in_batches(
-            asked, store, paths[1], prices=PRICES, progress=told.append, spending=spending, settings=settings
+            asked, store, paths[1], prices=prices, progress=told.append, spending=spending, settings=settings
         )
     finally:
         store.close()
@@ -424,6 +429,112 @@ def test_a_cap_that_comes_later_counts_what_was_sent_without_one(api: BatchesApi
         grade_under_cap(tmp_path, SIX, most_usd(1) * 0.9)
     assert api.billed == dict.fromkeys(keys(*SIX[:3]), 1)
     assert set(verdicts(tmp_path)) == set(SIX[:3])  # what was paid for is collected first
+
+
+@pytest.mark.parametrize("had_cap", [False, True])
+@pytest.mark.parametrize("num_affordable", [0.9, 3.3])
+def test_a_batch_that_an_earlier_part_planned_and_could_not_send_is_cut_to_todays_cap(
+    num_affordable: float, had_cap: bool, api: BatchesApi, tmp_path: Path
+) -> None:
+    api.fail("create", messages_api.overloaded())
+    with pytest.raises(JobStopped):
+        if had_cap:
+            grade_under_cap(tmp_path, SIX, 1_000.0, retry_budget_s=0.0)
+        else:
+            grade(tmp_path, SIX, retry_budget_s=0.0)
+    assert api.num_created == 0
+    if num_affordable < 1:
+        with pytest.raises(GradingBudgetSpent):
+            grade_under_cap(tmp_path, SIX, most_usd(1) * num_affordable)
+        assert api.num_created == 0
+        return
+    spending = grade_under_cap(tmp_path, SIX, most_usd(1) * num_affordable)
+    assert [batch.counts["succeeded"] for batch in api.batches] == [3, 3]
+    assert api.billed == dict.fromkeys(keys(*SIX), 1)
+    assert spending.reserved_usd == 0 and spending.spent_usd == pytest.approx(spent_usd(tmp_path / "verdicts"))
+
+
+def test_a_batch_that_has_arrived_after_all_is_collected_whatever_todays_cap(api: BatchesApi, tmp_path: Path) -> None:
+    api.fail("create", messages_api.connection_reset(), is_after_work=True)
+    with pytest.raises(JobStopped):
+        grade(tmp_path, SIX, retry_budget_s=0.0)
+    grade_under_cap(tmp_path, SIX, most_usd(1) * 0.9)
+    assert api.num_created == 1 and set(verdicts(tmp_path)) == set(SIX)
+
+
+def test_a_batch_of_several_judges_is_taken_over_at_the_price_of_each(api: BatchesApi, tmp_path: Path) -> None:
+    prices = PriceList(prices={"cheap": Price(input=1.0, output=5.0), "dear": Price(input=25.0, output=125.0)})
+    reserved: list[float] = []
+    api.polls_to_end = 100
+
+    def ask(completion: str) -> Question:
+        model = "anthropic-batch/cheap" if completion == SIX[0] else "anthropic-batch/dear"
+        return replace(question(completion), grader=replace(GRADER, model=model))
+
+    class Recorded(Spending):
+        def write_down(self) -> None:
+            super().write_down()
+            reserved.append(self.reserved_usd)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{__name__}.Spending", Recorded)
+        for _ in range(2):
+            with pytest.raises(Stopped):
+                grade_under_cap(tmp_path, SIX, 10.0, is_stopped=True, ask=ask, prices=prices)
+    before, sent, taken_over = reserved
+    assert before == 0 and taken_over == pytest.approx(sent)
+
+
+@pytest.mark.parametrize("output_tokens", [20, MAX_TOKENS], ids=["cheap", "dear"])
+def test_killed_before_any_line_that_it_writes_a_job_keeps_its_cap_and_counts_what_it_paid_once(
+    output_tokens: int, api: BatchesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_lines, append = 0, Journal.append  # until the kill
+
+    def append_or_die(journal: Journal, records: Sequence[Mapping[str, Any]]) -> list[int]:
+        nonlocal num_lines
+        num_lines -= 1
+        if num_lines == 0:
+            raise Stopped
+        return append(journal, records)
+
+    monkeypatch.setattr(Journal, "append", append_or_die)
+    reply = succeeded(json.dumps(messages_api.verdict("equivalent")), input_tokens=300, output_tokens=output_tokens)
+    cap_usd, is_killed, num_kills = most_usd(2) * 1.1, True, 0
+    while is_killed:
+        directory = tmp_path / str(num_kills)
+        api.script(SIX[0], GARBLED)
+        for completion in SIX[:3]:
+            api.script(completion, reply)
+        num_lines, is_killed = num_kills + 1, False
+        for _ in range(2):
+            try:
+                grade_under_cap(directory, SIX[:3], cap_usd)
+            except Stopped:
+                is_killed = True
+            except GradingBudgetSpent:
+                assert output_tokens == MAX_TOKENS
+        billed_usd = (api.billed_tokens["input_tokens"] * 1.0 + api.billed_tokens["output_tokens"] * 5.0) / 2e6
+        assert spent_usd(directory / "verdicts") == pytest.approx(billed_usd)
+        assert Spending(directory / "verdicts", cap_usd, billed_usd).spent_usd == pytest.approx(billed_usd)
+        assert 0.5 * cap_usd < billed_usd <= cap_usd or output_tokens < MAX_TOKENS
+        num_kills += 1
+        api.forget()
+    assert num_kills > 10
+
+
+def test_questions_of_an_open_batch_in_the_words_of_another_version_are_warned_of_once(
+    api: BatchesApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ask_in_words(digest: str) -> Callable[[str], Question]:
+        return lambda completion: replace(question(completion), grader=replace(GRADER, template_digest=digest))
+
+    with pytest.raises(Stopped):
+        grade_under_cap(tmp_path, SIX, 1.0, is_stopped=True, ask=ask_in_words("0" * 64), max_requests=3)
+    assert caplog.messages == []
+    grade_under_cap(tmp_path, SIX, 1.0, ask=ask_in_words(template_digest()), max_requests=3)
+    (warning,) = caplog.messages
+    assert warning.startswith("6 questions of batches that were begun before are in the words of another version")
 
 
 def test_progress_tells_of_batches_and_questions(api: BatchesApi, tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def test_a_process_that_was_killed_with_requests_in_flight_has_paid_for_them(tmp
     # killed here
     second = Spending(tmp_path, cap_usd=1.0, paid_usd=0.2)
     assert second.spent_usd == pytest.approx(0.7)
+    said = r"has cost \$0\.2000 of .* earlier parts of the job had in flight may cost \$0\.5000 more, and the next"
+    with pytest.raises(GradingBudgetSpent, match=said):
+        second.fits(0.4)
     assert not Spending(tmp_path, cap_usd=1.0, paid_usd=5.0).reserved_usd
     with pytest.raises(GradingBudgetSpent):
         Spending(tmp_path, cap_usd=1.0, paid_usd=5.0).fits(0.01)
