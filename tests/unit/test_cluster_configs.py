@@ -158,6 +158,14 @@ def test_every_command_of_ray_up_is_shell(aws: Json) -> None:
         subprocess.run(["bash", "-n", "-c", command], check=True)
 
 
+def test_nodes_get_what_the_image_has_and_all_of_it_is_there(aws: Json) -> None:
+    mounted = {source for source in aws["file_mounts"].values() if not source.startswith("~")}
+    copies = re.findall(r"^COPY --chown=\S+ (.+) \S+$", (CLUSTER / "Dockerfile").read_text(encoding="utf-8"), re.M)
+    assert mounted == {source for sources in copies for source in sources.split()}
+    assert all((CLUSTER.parents[1] / source).exists() for source in mounted)
+    assert {"pyproject.toml", "requirements.lock", "evalgen", "ray_jobs"} <= mounted
+
+
 def test_nodes_with_gpus_are_all_there_when_the_job_begins(aws: Json, rayjob: Json) -> None:
     """The job counts the GPUs once: a cluster that grows later would be left idle."""
     (gpu,) = [it for name, it in aws["available_node_types"].items() if name != aws["head_node_type"]]
