@@ -45,7 +45,7 @@ def _judged(question: Question, result: Result, prices: PriceList) -> Outcome:
     fate: Literal["judged", "malformed"] = "judged"
     try:
         message = read_message(result.message if isinstance(result.message, dict) else {})
-        input_tokens, output_tokens = message.usage.input_tokens, message.usage.output_tokens
+        input_tokens, output_tokens = message.usage.all_input_tokens, message.usage.output_tokens
         verdict = verdict_in(message, question)
     except GradingError as error:
         fate, verdict = "malformed", Verdict(kind="ungraded", error=str(error))

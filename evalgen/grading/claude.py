@@ -207,7 +207,7 @@ class ClaudeGrader:
             response = await self._client.post("/v1/messages", cast_to=httpx2.Response, content=body)
             outcome = replace(outcome, kind="answered", limits=announced_limits(response.headers))
             message = read_message(response.content)
-            input_tokens, output_tokens = message.usage.input_tokens, message.usage.output_tokens
+            input_tokens, output_tokens = message.usage.all_input_tokens, message.usage.output_tokens
             spent.input_tokens += input_tokens
             spent.output_tokens += output_tokens
             outcome = replace(

@@ -105,6 +105,11 @@ def unavailable(error: anthropic.AnthropicError, model: str) -> GraderUnavailabl
         return GraderUnavailable("the anthropic SDK cannot load its credentials: set ANTHROPIC_API_KEY")
     if isinstance(error, anthropic.PermissionDeniedError):
         return GraderUnavailable(f"the API key may not use the grader model {model!r}: {describe(error)}")
+    if isinstance(error, anthropic.NotFoundError) and error.api_message is None:
+        return GraderUnavailable(
+            "nothing answers as the Messages API: check ANTHROPIC_BASE_URL, which is given without the /v1 of its "
+            f"paths ({describe(error)})"
+        )
     if isinstance(error, anthropic.NotFoundError):
         return GraderUnavailable(
             f"the Messages API has no grader model {model!r}: check --grader_model and ANTHROPIC_BASE_URL "
@@ -121,15 +126,16 @@ def unavailable(error: anthropic.AnthropicError, model: str) -> GraderUnavailabl
 def describe(error: anthropic.AnthropicError) -> str:
     """The failure in one line: status, the API's type and message, the request id that support asks for."""
     if isinstance(error, anthropic.APITimeoutError):
-        return "the request to the Messages API timed out"
+        return "a request to the Messages API timed out; a slow server has time for fewer --max_connections"
     if isinstance(error, anthropic.APIConnectionError):
         return f"no connection to the Messages API ({type(error.__cause__).__name__})"
     if not isinstance(error, anthropic.APIStatusError):
         return type(error).__name__
-    parts = [f"HTTP {error.status_code}", error.type or "", error.error_code or ""]
+    # Of any type where the server is not Anthropic's; and what it says may stand elsewhere.
+    parts = [f"HTTP {error.status_code}", str(error.type or ""), error.error_code or ""]
     text = " ".join(part for part in parts if part)
-    if error.api_message:
-        text += f": {_one_line(_without_key(str(error.api_message), error))}"
+    if said := error.api_message or error.response.text:
+        text += f": {_one_line(_without_key(str(said), error))}"
     return f"{text} [{error.request_id}]" if error.request_id else text
 
 

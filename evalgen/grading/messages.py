@@ -39,10 +39,16 @@ class NotAMessage(GradingError):
 
 
 class Usage(BaseModel):
-    """Tokens that a response is billed for."""
+    """Tokens that a response is billed for. Those of a cache, which servers of others may have, count in full."""
 
     input_tokens: int
     output_tokens: int
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+    @property
+    def all_input_tokens(self) -> int:
+        return self.input_tokens + (self.cache_creation_input_tokens or 0) + (self.cache_read_input_tokens or 0)
 
 
 class Block(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import anthropic
 import httpx2
@@ -233,6 +234,38 @@ def test_a_request_refused_for_its_content_loses_that_question_alone(api: Messag
     assert (refused.kind, refused.api_calls) == ("ungraded", 1)
     assert refused.error is not None and "prompt is too long" in refused.error
     assert judged.kind == "equivalent"
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"error": {"type": 400, "message": "no", "code": 400}}, "HTTP 400 400: no"),
+        ({"error": {"type": ["a"], "message": {"b": 1}}}, "HTTP 400 ['a']: {'b': 1}"),
+        ({"detail": "Not\n allowed"}, 'HTTP 400: {"detail": "Not\\n allowed"}'),
+        ({"error": f"{API_KEY} is unknown"}, 'HTTP 400: {"error": "*** is unknown"}'),
+        ("<html>no</html>", "HTTP 400: <html>no</html>"),
+        ("", "HTTP 400"),
+    ],
+    ids=str,
+)
+def test_what_another_kind_of_server_says_is_told(api: MessagesApi, body: Json | str, says: str) -> None:
+    api.script(Reply(status=400, body=body))
+    assert grade().error == f"{says} [req_scripted]"
+
+
+def test_a_base_url_with_the_v1_of_its_paths_is_not_taken_for_a_wrong_model(api: MessagesApi) -> None:
+    api.script(Reply(status=404, body={"detail": "Not Found"}))  # as vLLM says it
+    with pytest.raises(GraderUnavailable, match=r"check ANTHROPIC_BASE_URL, which is given without the /v1 .*HTTP 404"):
+        grade()
+
+
+def test_tokens_that_a_server_read_from_its_cache_are_counted(api: MessagesApi) -> None:
+    reply = messages_api.message(GOOD_TEXT)  # 100 tokens in, 20 out
+    cached = {"cache_read_input_tokens": 384, "cache_creation_input_tokens": None}
+    assert isinstance(reply.body, dict)
+    api.script(replace(reply, body=reply.body | {"usage": reply.body["usage"] | cached}))
+    assert (verdict := grade()).input_tokens == 484
+    assert verdict.cost_usd == pytest.approx((484 * 1.00 + 20 * 5.00) / 1e6)
 
 
 TERMINAL = {
