@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from evalgen.config import JobConfig
 from evalgen.grading.messages import MOST_BYTES_OF_A_PACK, message_params, pack_params
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList, check_price_known
-from evalgen.grading.question_text import num_bytes
 from evalgen.job import DatasetPlan
 from evalgen.records import Question
 
@@ -56,7 +55,7 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         of_prompt = settings.num_generations + 1 if settings.do_sample else 1  # the greedy one, too
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.is_offline
-    pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // num_bytes("x" * _num_chars(plan))))
+    pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // _num_chars(plan)))
     usd = 0.0 if is_free else _usd_per_question(plan, prices, pack_size)
     most_calls = 0 if is_free else num_prompts * -(-of_prompt // pack_size) * plan.grader.num_votes
     return DatasetForecast(

@@ -1,6 +1,6 @@
 """Grading against a server that limits, fails and bills: what its own books say afterwards.
 
-    python -m tests.benchmarks.bench_grading [limits throughput storm faults budget memory]        about 20 minutes
+    python -m tests.benchmarks.bench_grading [limits throughput storm faults budget packs memory]   about 20 minutes
 
 The server is `tests.chaos`, in a process of its own on loopback; the client is the real SDK. `limits` and `throughput`
 run whole jobs on Ray whose engine is a stand-in; the others one grading desk in this process.
