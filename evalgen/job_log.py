@@ -13,7 +13,8 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,16 @@ class EventList:
         num_new = min(len(self._events), self._num_added - num_read)
         new = tuple(self._events)[len(self._events) - num_new :]
         return new, EventsRead(of_list=self._id, num_events=self._num_added)
+
+
+@contextmanager
+def without_log() -> Iterator[None]:
+    """A block in which nothing is logged, warnings included: another says the same."""
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def log_event(event: Event) -> None:

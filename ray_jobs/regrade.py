@@ -14,10 +14,8 @@ generate_eval_datasets.py, which leaves out the comparison.
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +26,7 @@ from evalgen.command_line import parse_flags
 from evalgen.config import JobConfig
 from evalgen.config_files import absolute_path, check_writable
 from evalgen.errors import ConfigError
+from evalgen.job_log import without_log
 from evalgen.load_config import load_config
 from evalgen.plan_file import PLAN_FILE
 from evalgen.resume import CONFIG_FILE, MAY_CHANGE, stored_settings
@@ -98,7 +97,7 @@ def regrade(argv: Sequence[str], root: Path) -> Experiment:
 
     old = source_of(Experiment(Path(config.resume))) if config.resume else Experiment(directory)
     with old.left_alone():
-        with _silent():
+        with without_log():  # the driver resolves the same job, and has the same to say
             plans = resolve_job(config)
             if not config.resume:
                 config = config.model_copy(update={"resume": str(prepare(old, config, plans).directory)})
@@ -145,16 +144,6 @@ def load_regrading(argv: Sequence[str], root: Path) -> tuple[JobConfig, Path]:
 
 def _typed(flags: Mapping[str, str]) -> list[str]:
     return [f"--{name}={value}" for name, value in flags.items()]
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """A block without warnings: the driver resolves the same job, and has the same to say."""
-    logging.disable()
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ Exit codes: 0 all that could be checked held; 1 something did not; 2 the input i
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +17,7 @@ from pydantic import Field
 from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config_files import absolute_path
 from evalgen.errors import ConfigError, JobStopped
+from evalgen.job_log import without_log
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
 
@@ -96,7 +95,7 @@ def verify(config: VerificationConfig) -> None:
     disable_progress_bar()
     console, failed = Console(), []
     for directory in directories:
-        with _silent():
+        with without_log():  # what is to be said of the run's prompts, its job has said
             evidence = gather(directory, config.checkpoint, config.tokenizer)
         console.print(directory.name, soft_wrap=True, markup=False, highlight=False)
         findings = verify_dataset(evidence, config.dtype, config.recompute, config.tolerance)
@@ -117,16 +116,6 @@ def finding_lines(findings: Sequence[Finding], encoding: str) -> Iterator[Text]:
         yield Text.assemble("  ", (f"{finding.outcome:<8}", STYLES[finding.outcome]), f" {finding.check:<16}  {note}")
     counts = {outcome: sum(finding.outcome == outcome for finding in findings) for outcome in STYLES}
     yield Text(f"{counts['ok']} checks held, {counts['failed']} failed, {counts['skipped']} were skipped")
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """A block without warnings: what is to be said of the run's prompts, its job has said."""
-    logging.disable()
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 if __name__ == "__main__":
