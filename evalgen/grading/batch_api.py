@@ -105,23 +105,28 @@ class BatchesApi:
         self._settings = settings
         self._foreign: set[str] = set()  # batches that are none of ours
 
+    async def find(self, batch: PlannedBatch) -> Batch | Literal["perhaps sent"] | None:
+        """A batch that may have arrived; "perhaps sent": some may be this one, which shows when that has ended."""
+        keys = self._ledger.questions(batch)
+        try:
+            return await self._patiently(batch, lambda: self._find(batch, keys))
+        except anthropic.NotFoundError as error:
+            raise self._stopped(error, batch) from None
+
     async def send(
-        self, batch: PlannedBatch, requests: Sequence[Any] | None = None, *, is_affordable: bool = True
-    ) -> Batch | Literal["perhaps sent", "refused", "not sent"]:
+        self, batch: PlannedBatch, requests: Sequence[Any] | None = None
+    ) -> Batch | Literal["perhaps sent", "refused"]:
         """Sends a batch, unless it has arrived already; `requests` are given of a new one, which cannot have.
 
-        "perhaps sent": some batch may be this one, which shows when that has ended. "refused": the queue at the
-        server is full, of batches of ours among others. "not sent": it has not arrived, and is not affordable.
+        "perhaps sent" is as from `find`. "refused": the queue at the server is full, of batches of ours among others.
         """
         may_be_there = requests is None
         sent = requests or [batch_request(question) for question in self._ledger.questions(batch).values()]
 
-        async def attempt() -> Batch | Literal["perhaps sent", "refused", "not sent"]:
+        async def attempt() -> Batch | Literal["perhaps sent", "refused"]:
             nonlocal may_be_there
             if may_be_there and (found := await self._find(batch, [request["custom_id"] for request in sent])):
                 return found
-            if not is_affordable:
-                return "not sent"
             may_be_there = True  # for a request that fails may have arrived
             try:
                 response = await self._batches.with_raw_response.create(requests=sent)

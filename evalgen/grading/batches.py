@@ -95,6 +95,7 @@ class _BatchGrader:
         self._progress = progress
         self._spending = spending
         self._settings = settings
+        self._planned: set[int] = set()  # the numbers of the batches of this process
         self._again: deque[Question] = deque()  # to be asked before any new question
         self._num_processing: dict[int, int] = {}  # questions, by the batch's number
         self._num_ended = 0
@@ -105,7 +106,7 @@ class _BatchGrader:
         self._waited_s = 0.0
 
     async def run(self, questions: Iterable[Question]) -> None:
-        self._take_over()
+        await self._take_over()
         due = self._due(questions, set(self._ledger.settled_keys()))
         pause_s = min(FIRST_PAUSE_S, self._settings.poll_s)  # a small batch may end in seconds
         while True:
@@ -124,23 +125,36 @@ class _BatchGrader:
                 self._waited_s += max(pause_s, 1.0)
                 pause_s = min(2 * pause_s, self._settings.poll_s)
 
-    def _take_over(self) -> None:
-        """Counts the batches that an earlier part of the job left open, whose questions may be other than today's."""
-        digest, num_outdated = template_digest(), 0
-        for batch in self._ledger.open:
-            questions = self._ledger.questions(batch).values()
-            num_outdated += sum(question.grader.template_digest != digest for question in questions)
-            if self._spending is not None:
-                most_usd = sum(self._most_usd(question, batch_request(question)) for question in questions)
-                self._spending.take_over(batch.number, most_usd)
+    async def _take_over(self) -> None:
+        """Goes on with the batches that an earlier part of the job left open."""
         if self._spending is not None:
+            self._spending.take_over({batch.number: self._most_usd_of(batch) for batch in self._ledger.open})
             self._spending.write_down()
-        if num_outdated:
+        for batch in self._ledger.open:
+            if batch.id is None:
+                await self._look_for(batch)
+        digest, sent = template_digest(), map(self._ledger.questions, self._ledger.open)
+        if num_outdated := sum(it.grader.template_digest != digest for batch in sent for it in batch.values()):
             logger.warning(
                 "%d questions of batches that were begun before are in the words of another version of evalgen: they "
                 "are paid for all the same, and asked anew in the words of this one",
                 num_outdated,
             )
+
+    async def _look_for(self, batch: PlannedBatch) -> bool:
+        """Whether a batch that an earlier part of the job planned may have arrived. If not, it is not sent any more.
+
+        Its questions may be others' than today's, or more than may be paid for today: those still due are planned anew.
+        """
+        found = await self._api.find(batch)
+        if isinstance(found, Batch):
+            self._note_created(batch, found)
+        elif found is None:
+            if self._spending is not None:
+                self._spending.settle(batch.number, 0.0)
+                self._spending.write_down()
+            self._ledger.ended(batch, malformed=[], lost=[], given_up=[])
+        return found is not None
 
     def _due(self, questions: Iterable[Question], seen: set[bytes]) -> Iterator[Question]:
         """The distinct questions that must be sent, without those whose keys are `seen`.
@@ -173,14 +187,19 @@ class _BatchGrader:
     async def _send_all(self, due: Iterator[Question]) -> bool:
         """False: the queue at the server is full, and some may be left."""
         for batch in self._ledger.open:
-            if batch.id is None and not await self._send(batch):
+            if batch.id is None and batch.number not in self._planned:
+                questions = self._ledger.questions(batch).values()
+                if not await self._look_for(batch):
+                    self._again += questions
+            elif batch.id is None and not await self._send(batch):
                 return False
         while True:
             chunk, most_usd = self._next_chunk(due)
             if not chunk:
                 return True
-            questions, requests = zip(*chunk, strict=True)
-            batch = self._ledger.plan(questions)
+            chosen, requests = zip(*chunk, strict=True)
+            batch = self._ledger.plan(chosen)
+            self._planned.add(batch.number)
             if self._spending is not None:
                 self._spending.reserve(batch.number, most_usd)
                 self._spending.write_down()
@@ -188,24 +207,15 @@ class _BatchGrader:
                 return False
 
     async def _send(self, batch: PlannedBatch, requests: Sequence[Any] | None = None) -> bool:
-        # One that an earlier part of the job planned may be more than today's cap allows.
-        is_affordable = requests is not None or self._spending is None or self._spending.has_room_for(0.0)
-        created = await self._api.send(batch, requests, is_affordable=is_affordable)
+        created = await self._api.send(batch, requests)
         if isinstance(created, Batch):
-            self._ledger.created(batch, created.id)
-            self._num_processing[batch.number] = created.request_counts.processing
-            logger.info("batch %s: %d questions are sent", created.id, batch.num_questions)
-        elif created == "not sent":
-            self._unplan(batch)
+            self._note_created(batch, created)
         return created != "refused"
 
-    def _unplan(self, batch: PlannedBatch) -> None:
-        """Its questions are asked in smaller batches, as far as they may be paid for."""
-        assert self._spending is not None
-        self._again += self._ledger.questions(batch).values()
-        self._spending.settle(batch.number, 0.0)
-        self._spending.write_down()
-        self._ledger.ended(batch, malformed=[], lost=[], given_up=[])
+    def _note_created(self, batch: PlannedBatch, created: Batch) -> None:
+        self._ledger.created(batch, created.id)
+        self._num_processing[batch.number] = created.request_counts.processing
+        logger.info("batch %s: %d questions are sent", created.id, batch.num_questions)
 
     def _next_chunk(self, due: Iterator[Question]) -> tuple[list[tuple[Question, dict[str, Any]]], float]:
         """The questions of the next batch and their requests, and what they cost at most in USD.
@@ -231,6 +241,11 @@ class _BatchGrader:
 
     def _most_usd(self, question: Question, request: Mapping[str, Any]) -> float:
         return BATCH_DISCOUNT * self._prices.most_usd(question.grader.api_model, _num_bytes(request), MAX_TOKENS)
+
+    def _most_usd_of(self, batch: PlannedBatch) -> float:
+        """Of an open batch, whose questions may be several judges'."""
+        questions = self._ledger.questions(batch).values()
+        return sum(self._most_usd(question, batch_request(question)) for question in questions)
 
     def _may_cost(self, usd: float, is_for_more: bool) -> bool:
         """`is_for_more`: there is a smaller batch already, so that it is not the end if this does not fit."""

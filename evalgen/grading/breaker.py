@@ -116,13 +116,14 @@ class Breaker:
         self._probe = None
 
     def _check_outage(self, now: float) -> None:
-        hold_s = self._hold_until - now
-        if hold_s > max(self._outage_budget_s, LONG_HOLD_S):  # a pause that a limit a minute explains is no outage
+        longest_s = max(self._outage_budget_s, LONG_HOLD_S)
+        if (hold_s := self._hold_until - now) > longest_s:
             raise self._outage("wants no request", hold_s, self._hold_error)
         if self._failing_since is None or not (self._is_down or len(self._failing) >= MANY_QUESTIONS):
             return
-        outage_s = now - self._failing_since
-        if outage_s > self._outage_budget_s:
+        # The server may have said that it wants none for longer than that, as a limit a minute explains.
+        is_told = self._hold_until > self._failing_since + self._outage_budget_s
+        if (outage_s := now - self._failing_since) > (longest_s if is_told else self._outage_budget_s):
             raise self._outage("has answered no request", outage_s, self._last_error)
 
     def _outage(self, what: str, seconds: float, error: str) -> GraderUnavailable:

@@ -6,6 +6,7 @@ as paid in full, for they may have been: the cap holds over all parts of a job.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from evalgen.errors import GradingBudgetSpent
@@ -25,12 +26,12 @@ class Spending:
         self._path = directory / LEDGER
         self._cap_usd = cap_usd
         lines, _ = read_journal(self._path)
-        last: Record = dict.fromkeys(("spent_usd", "reserved_usd", "inherited_usd"), 0.0) | {"settled_batch": None}
+        last: Record = dict.fromkeys(("spent_usd", "reserved_usd", "inherited_usd"), 0.0) | {"settled_batches": []}
         last |= lines[-1] if lines else {}
         self._spent_usd: float = max(paid_usd, last["spent_usd"] + last["reserved_usd"])
         # What of that was set aside by earlier processes, and may not have been spent.
         self._inherited_usd: float = self._spent_usd - max(paid_usd, last["spent_usd"] - last["inherited_usd"])
-        self._settled_batch: int | None = last["settled_batch"]  # the last: a kill may have left it open
+        self._settled_batches: set[int] = set(last["settled_batches"])  # which a kill may have left open
         self._reserved: dict[int, float] = {}  # by lease
         self._ledger = self._new_ledger()
 
@@ -70,13 +71,15 @@ class Spending:
     def reserve(self, lease: int, usd: float) -> None:
         self._reserved[lease] = usd
 
-    def take_over(self, batch: int, usd: float) -> None:
-        """Sets aside again what an earlier process did for an open batch; nothing, if that knew what it cost."""
-        usd = 0.0 if batch == self._settled_batch else usd
-        inherited_usd = min(usd, self._inherited_usd)
-        self._inherited_usd -= inherited_usd
-        self._spent_usd -= inherited_usd
-        self._reserved[batch] = usd
+    def take_over(self, most_usd: Mapping[int, float]) -> None:
+        """Sets aside again what earlier processes did for the batches that are open; nothing, if they knew the cost."""
+        self._settled_batches &= most_usd.keys()
+        for batch, usd in most_usd.items():
+            reserved_usd = 0.0 if batch in self._settled_batches else usd
+            inherited_usd = min(reserved_usd, self._inherited_usd)
+            self._inherited_usd -= inherited_usd
+            self._spent_usd -= inherited_usd
+            self._reserved[batch] = reserved_usd
 
     def settle(self, lease: int, usd: float | None) -> None:
         """What the request cost; None: nobody knows, and it counts as all that was set aside.
@@ -89,8 +92,8 @@ class Spending:
 
     def settle_batch(self, batch: int, usd: float | None) -> None:
         """What a batch cost, counted once over all processes; before its verdicts are stored. Durable then."""
-        self.settle(batch, 0.0 if batch == self._settled_batch else usd)
-        self._settled_batch = batch
+        self.settle(batch, 0.0 if batch in self._settled_batches else usd)
+        self._settled_batches.add(batch)
         self.write_down()
 
     def write_down(self) -> None:
@@ -111,7 +114,7 @@ class Spending:
             "spent_usd": self._spent_usd,
             "reserved_usd": self.reserved_usd,
             "inherited_usd": self._inherited_usd,
-            "settled_batch": self._settled_batch,
+            "settled_batches": sorted(self._settled_batches),
         }
 
     def _new_ledger(self) -> Journal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -32,7 +33,7 @@ from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS, template_digest
 from evalgen.grading.request_totals import RequestTotals
 from evalgen.grading.spending import Spending
 from evalgen.journal import Journal
-from evalgen.records import GraderSpec, Question
+from evalgen.records import Answer, GraderSpec, Question
 from evalgen.verdict_store import VerdictStore, spent_usd
 from tests import messages_api
 from tests.messages_api import API_KEY
@@ -537,6 +538,51 @@ def test_questions_of_an_open_batch_in_the_words_of_another_version_are_warned_o
     assert warning.startswith("6 questions of batches that were begun before are in the words of another version")
 
 
+OTHER_WORDS = replace(GRADER, template_digest="0" * 64)
+OTHER_JUDGE = replace(GRADER, model="anthropic-batch/claude-opus-4-1")
+
+
+@pytest.mark.parametrize("is_capped", [False, True])
+@pytest.mark.parametrize("grader", [OTHER_WORDS, OTHER_JUDGE], ids=["words", "judge"])
+def test_a_batch_that_was_planned_and_not_sent_is_not_sent_where_nobody_asks_its_questions_any_more(
+    grader: GraderSpec, is_capped: bool, api: BatchesApi, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prices = PriceList(
+        prices={model: Price(input=1.0, output=5.0) for model in ("claude-haiku-4-5", "claude-opus-4-1")}
+    )
+    api.fail("create", messages_api.overloaded())
+    with pytest.raises(JobStopped):
+        others = {"ask": lambda completion: replace(question(completion), grader=grader), "prices": prices}
+        grade_under_cap(tmp_path, SIX, 10.0, retry_budget_s=0.0, **others)
+    caplog.clear()
+    if is_capped:
+        grade_under_cap(tmp_path, SIX, most_usd(6) * 1.1, prices=prices)
+    else:
+        grade(tmp_path, SIX)
+    assert api.billed == dict.fromkeys(keys(*SIX), 1) and caplog.messages == []
+
+
+def test_two_batches_whose_costs_are_known_are_counted_once_in_whichever_order_they_ended(
+    api: BatchesApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.polls_to_end = 10**9
+    with pytest.raises(Stopped):
+        grade_under_cap(tmp_path, SIX, 10.0, is_stopped=True, max_requests=3)
+    first, second = api.batches
+    for batch in (second, first):  # each has ended when its verdicts find no room
+        api.end(batch)
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no room"):
+            patch.setattr(VerdictStore, "add", no_room)
+            grade_under_cap(tmp_path, SIX, 10.0, max_requests=3)
+    spending = grade_under_cap(tmp_path, SIX, 10.0, max_requests=3)
+    assert spending.spent_usd == pytest.approx(spent_usd(tmp_path / "verdicts"))
+
+
+def no_room(_: VerdictStore, answers: Sequence[Answer]) -> None:
+    if answers:
+        raise OSError(errno.ENOSPC, "no room")
+
+
 def test_progress_tells_of_batches_and_questions(api: BatchesApi, tmp_path: Path) -> None:
     api.script(SIX[0], EXPIRED)
     api.script(SIX[1], errored("invalid_request_error"))
@@ -662,6 +708,7 @@ def test_a_strangers_batch_of_the_same_size_is_never_taken_for_ours(api: Batches
     held = api.hold("create", is_after_work=False)
     _killed_when(tmp_path, lambda: held.has_arrived)
     held.release()
+    api.polls_to_end = 2
     stranger = api.create([(f"stranger_{i}", message_params(question(RIGHT))) for i in range(6)])
     told = grade(tmp_path, SIX)
     assert told[0].num_batches == 0  # until the stranger's results prove what they are

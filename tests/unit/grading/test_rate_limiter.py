@@ -301,6 +301,21 @@ def test_a_pause_beyond_the_budget_of_an_outage_stops_everyone_at_once() -> None
     run_in_virtual_time(scenario())
 
 
+def test_a_pause_of_a_minute_that_many_questions_are_told_of_is_no_outage_though_the_budget_is_shorter() -> None:
+    breaker = Breaker(30)
+
+    def refuse(number: int, now: float) -> None:
+        breaker.hold(60, "HTTP 429", now)
+        breaker.refused(number, f"question {number}", "HTTP 429", now)
+
+    for number in range(3):
+        refuse(number, 0.0)
+    assert [breaker.pause_s(now) for now in (0.0, 31.0, 60.0)] == [60.0, 29.0, 0.0]
+    refuse(3, 60.0)
+    with pytest.raises(GraderUnavailable, match="has answered no request for 120 s"):
+        breaker.pause_s(120.0)
+
+
 @pytest.mark.parametrize(("hold_s", "budget_s"), [(900.2, 900), (100, 20)])
 def test_the_error_of_a_pause_shows_that_it_is_beyond_the_budget(hold_s: float, budget_s: float) -> None:
     breaker = Breaker(budget_s)
