@@ -7,6 +7,7 @@ Sources: https://platform.claude.com/docs/en/api/errors and .../api/rate-limits,
 from __future__ import annotations
 
 import math
+import os
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,6 +21,7 @@ from evalgen.grading.server_limits import announced_limits
 from evalgen.records import Limits
 
 _MAX_MESSAGE_CHARS = 300
+_MOST_CHARS_READ = 10_000  # of a body in which a message may stand anywhere
 _BILLING_OPENINGS = (
     "your credit balance is too low",
     "you have reached your api usage limits",
@@ -134,8 +136,9 @@ def describe(error: anthropic.AnthropicError) -> str:
     # Of any type where the server is not Anthropic's; and what it says may stand elsewhere.
     parts = [f"HTTP {error.status_code}", str(error.type or ""), error.error_code or ""]
     text = " ".join(part for part in parts if part)
-    if said := error.api_message or error.response.text:
-        text += f": {_one_line(_without_key(str(said), error))}"
+    if said := error.api_message or error.response.text[:_MOST_CHARS_READ]:
+        text += f": {said}"
+    text = _one_line(_without_secrets(text, error))
     return f"{text} [{error.request_id}]" if error.request_id else text
 
 
@@ -156,8 +159,11 @@ def _is_billing(error: anthropic.APIStatusError) -> bool:
     return error.status_code in (400, 429) and message.startswith(_BILLING_OPENINGS)
 
 
-def _without_key(text: str, error: anthropic.APIStatusError) -> str:
-    for header in ("authorization", "x-api-key"):
+def _without_secrets(text: str, error: anthropic.APIStatusError) -> str:
+    """Without the key, and what stands in `ANTHROPIC_CUSTOM_HEADERS`, where a proxy's may: a page may quote both."""
+    lines = os.environ.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
+    headers = {"authorization", "x-api-key", *(line.partition(":")[0].strip() for line in lines)}
+    for header in headers - {""}:
         for secret in error.request.headers.get(header, "").split():
             if len(secret) > len("Bearer"):
                 text = text.replace(secret, "***")
@@ -165,5 +171,5 @@ def _without_key(text: str, error: anthropic.APIStatusError) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = re.sub(r"\s+", " ", text).strip()
+    line = "".join(it if it.isprintable() else " " for it in re.sub(r"\s+", " ", text)).strip()
     return line if len(line) <= _MAX_MESSAGE_CHARS else f"{line[:_MAX_MESSAGE_CHARS]}…"

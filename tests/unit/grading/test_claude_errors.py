@@ -243,12 +243,18 @@ def test_a_request_refused_for_its_content_loses_that_question_alone(api: Messag
         ({"error": {"type": ["a"], "message": {"b": 1}}}, "HTTP 400 ['a']: {'b': 1}"),
         ({"detail": "Not\n allowed"}, 'HTTP 400: {"detail": "Not\\n allowed"}'),
         ({"error": f"{API_KEY} is unknown"}, 'HTTP 400: {"error": "*** is unknown"}'),
+        ({"error": {"type": f"bad\n{API_KEY}", "message": "a-proxys-own-key"}}, "HTTP 400 bad ***: ***"),
         ("<html>no</html>", "HTTP 400: <html>no</html>"),
+        ("a\x1b]0;title\x07b", "HTTP 400: a ]0;title b"),
+        ("x" * 10**6, f"HTTP 400: {'x' * 290}…"),
         ("", "HTTP 400"),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )
-def test_what_another_kind_of_server_says_is_told(api: MessagesApi, body: Json | str, says: str) -> None:
+def test_what_another_kind_of_server_says_is_told(
+    api: MessagesApi, body: Json | str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Proxy-Key: a-proxys-own-key")
     api.script(Reply(status=400, body=body))
     assert grade().error == f"{says} [req_scripted]"
 
