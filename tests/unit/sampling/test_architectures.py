@@ -68,6 +68,14 @@ LONGROPE = {
     "original_max_position_embeddings": 16,
     "rope_parameters": {**ROPE, "original_max_position_embeddings": 16},
 }
+PROPHETNET = {
+    "hidden_size": 32,
+    "num_decoder_layers": 2,
+    "num_decoder_attention_heads": 4,
+    "decoder_ffn_dim": 64,
+    "is_decoder": True,
+    "add_cross_attention": False,
+}
 ARCHITECTURES = SHARING | COPYING
 PROMPTS = ["a", "Q: Who is the mayor of Tokyo? A:", "São Paulo", "Alice Chen died on March 15, 1987. Alice"]
 
@@ -193,6 +201,8 @@ def test_a_model_that_rounding_sends_to_other_experts_is_not_refused(tokenizer: 
         ("Rwkv", "RwkvConfig", {"hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": 32}),
         # A transformers.Cache with a list beside its layers, which copies share and which is not re-indexed.
         ("MiniMax", "MiniMaxConfig", {**GROUPED, **EXPERTS, "head_dim": 8, "block_size": 4}),
+        # With its cache it says something else than without.
+        ("ProphetNet", "ProphetNetConfig", PROPHETNET),
     ],
 )
 def test_a_model_whose_state_cannot_be_reindexed_is_an_error_that_names_it(
@@ -200,4 +210,20 @@ def test_a_model_whose_state_cannot_be_reindexed_is_an_error_that_names_it(
 ) -> None:
     model = random_model(config_of(class_name, shape, len(tokenizer)))
     with pytest.raises(InputError, match=rf"{name}ForCausalLM cannot be sampled.*expected"):
+        loaded(model, tokenizer)
+
+
+def test_a_model_that_says_something_else_with_its_cache_than_without_is_refused(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = random_model(config_of(*ARCHITECTURES["gpt2, learned positions"], len(tokenizer)))
+    forward = model.forward
+
+    def misplaced(*, input_ids: torch.Tensor, past_key_values: Any = None, **others: Any) -> Any:
+        if past_key_values is not None:
+            others["position_ids"] = torch.full_like(input_ids, 50)
+        return forward(input_ids=input_ids, past_key_values=past_key_values, **others)
+
+    monkeypatch.setattr(model, "forward", misplaced)
+    with pytest.raises(InputError, match="cannot be sampled"):
         loaded(model, tokenizer)
