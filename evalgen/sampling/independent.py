@@ -14,9 +14,10 @@ import torch
 
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions
-from evalgen.sampling.memory import Capacity, is_out_of_memory, limits_of, out_of_memory
+from evalgen.sampling.memory import Capacity, limits_of
 from evalgen.sampling.model import LoadedModel, encoded_prompts
 from evalgen.sampling.nodes import GREEDY_DRAW, Ints, Leaves, Nodes, SamplingResult, sequences_of
+from evalgen.sampling.out_of_memory import is_out_of_memory, out_of_memory
 from evalgen.sampling.prefixes import evaluate_prompts
 from evalgen.sampling.stopping import Stopping
 from evalgen.sampling.tree import all_draws, pick_next
@@ -67,7 +68,7 @@ def _rounds_or_none(
         if not is_out_of_memory(error):
             raise
         if len(draws) == 1:
-            raise out_of_memory(loaded, len(prompt) + unit.law.max_new_tokens) from None
+            raise out_of_memory(loaded.device, len(prompt) + unit.law.max_new_tokens) from None
         return None
 
 

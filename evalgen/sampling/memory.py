@@ -12,16 +12,12 @@ import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
-from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
-
-if TYPE_CHECKING:
-    from evalgen.sampling.model import LoadedModel
+from evalgen.sampling.model import LoadedModel
 
 SHARE_OF_FREE_DEVICE_MEMORY = 0.8  # the rest is for activations and the allocator's gaps
 SHARE_OF_FREE_HOST_MEMORY = 0.3  # other processes live there too
@@ -105,16 +101,3 @@ def _left_in_cgroup(path: Path) -> float:
     except (OSError, ValueError):  # "max": it has no limit
         return math.inf
     return limit - used + int(fields.get("inactive_file", 0))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on whatever device; on a CPU torch raises nothing more special for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def out_of_memory(loaded: LoadedModel, num_tokens: int) -> InputError:
-    """Why a single sequence could not be evaluated, and what to do."""
-    return InputError(
-        f"out of memory on {loaded.device} with one sequence of {num_tokens} tokens: the model leaves too little; "
-        "give fewer --num_replicas, a larger device, or shorter prompts"
-    )

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from evalgen.errors import EvalgenError, InputError, LoadFailed
 from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.rotations import check_rotations
-from evalgen.sampling.memory import is_out_of_memory
+from evalgen.sampling.out_of_memory import is_out_of_memory
 from evalgen.sampling.packed_linear import pack_linears
 from evalgen.sampling.prefixes import Footprint, footprint_of
 from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer

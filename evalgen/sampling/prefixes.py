@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from evalgen.rotations import rope_parameters, rotation_changes
-from evalgen.sampling.memory import is_out_of_memory
+from evalgen.sampling.out_of_memory import is_out_of_memory
 from evalgen.sampling.row_copies import RowCopyPrefixes, cannot_be_reindexed
 from evalgen.sampling.shared_prompts import SharedPromptPrefixes
 

@@ -21,9 +21,10 @@ from torch import Tensor
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
 from evalgen.sampling.law import Distributions, Picks
-from evalgen.sampling.memory import Capacity, is_out_of_memory, limits_of, out_of_memory
+from evalgen.sampling.memory import Capacity, limits_of
 from evalgen.sampling.model import LoadedModel, encoded_prompts
 from evalgen.sampling.nodes import GREEDY_DRAW, Floats, Ints, Leaves, Nodes, SamplingResult, sequences_of
+from evalgen.sampling.out_of_memory import is_out_of_memory, out_of_memory
 from evalgen.sampling.prefixes import Prefixes, evaluate_prompts, kept_bytes
 from evalgen.sampling.stopping import Stopping
 
@@ -216,7 +217,7 @@ class Tree:
         num_nodes = len(failed.nodes)
         if num_nodes == 1:
             prompt = self._prompts[int(failed.nodes.prompts[0])]
-            raise out_of_memory(self._loaded, len(prompt) + failed.nodes.depth)
+            raise out_of_memory(self._loaded.device, len(prompt) + failed.nodes.depth)
         self._halvings += 1
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
