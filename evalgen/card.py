@@ -24,7 +24,8 @@ from evalgen.card_words import grading_in_words, law_in_words, law_settings
 from evalgen.dataset_files import CALIBRATION_FILE, PARTIAL, PROMPTS_FILE, REJECTS_FILE, ROWS_FILES
 from evalgen.grading.calibration import instructions_sha256
 from evalgen.job import DatasetPlan
-from evalgen.markdown import printable, render
+from evalgen.markdown import render
+from evalgen.printable import printable
 from evalgen.prompt_figures import PromptFigures
 from evalgen.provenance import Provenance
 from evalgen.statistics import DatasetStatistics

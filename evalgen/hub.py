@@ -29,7 +29,8 @@ from huggingface_hub.utils._validators import validate_repo_id
 from evalgen.dataset_files import CALIBRATION_FILE, CARD_FILE, LEFT_OUT_FILE, PROMPTS_FILE, REJECTS_FILE, ROWS_FILES
 from evalgen.errors import ConfigError
 from evalgen.experiment import Experiment
-from evalgen.markdown import printable, render
+from evalgen.markdown import render
+from evalgen.printable import printable
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalgen.printable import printable
+
 LOG_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
 DATE_FORMAT = "%Y-%m-%dT%H:%M:%S"
 MOST_WARNINGS = 3  # of one kind that the terminal shows
@@ -49,7 +51,7 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         parts = [super().format(record)]
         parts += [f"{name}={_value_text(value)}" for name, value in getattr(record, "fields", {}).items()]
-        return " ".join(" ".join(parts).splitlines())
+        return printable(" ".join(" ".join(parts).splitlines()))
 
 
 def _value_text(value: Any) -> str:

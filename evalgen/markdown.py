@@ -15,6 +15,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from evalgen.printable import printable
+
 MAX_SHOWN_CHARS = 200  # of one completion, prompt or reason; the data have all of it
 # Of Markdown or HTML: ASCII punctuation but for some that means nothing within a line, `_` at the edge of a word, and
 # what makes a link of an address, or a picture of a :name:.
@@ -42,11 +44,6 @@ def quoted(text: str) -> Markup:
 def cut(text: str) -> str:
     """`text`, or the beginning of it."""
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"
-
-
-def printable(text: str, but: str = "") -> str:
-    """`text` on one line; what does not print is shown as its escape, unless it is one of the characters `but`."""
-    return "".join(c if c.isprintable() or c in but else repr(c)[1:-1] for c in text)
 
 
 def fenced(text: str, language: str = "") -> Markup:

@@ -18,6 +18,7 @@ from evalgen.experiment import Experiment
 from evalgen.files import write_json
 from evalgen.job import DatasetPlan
 from evalgen.journal import journal_lines
+from evalgen.printable import printable
 from evalgen.records import GraderSpec, Query, Verdict, VerdictKind
 from evalgen.regrading import graders_of
 from evalgen.samples import Completion, distinct_completions, samples_of
@@ -259,13 +260,13 @@ def _change_lines(change: JudgedTwice) -> list[str]:
     return [
         f"  {weight}: {change.old.kind} -> {change.new.kind} in {change.dataset}",
         f"    {prompt} -> {completion}, reference {reference}",
-        f"    old: {_printable(row['old_reasoning'] or '')}",
-        f"    new: {_printable(row['new_reasoning'] or '')}",
+        f"    old: {_shown(row['old_reasoning'] or '')}",
+        f"    new: {_shown(row['new_reasoning'] or '')}",
     ]
 
 
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text[:MAX_SHOWN])
+def _shown(text: str) -> str:
+    return printable(text[:MAX_SHOWN])
 
 
 def _percent(share: float | None) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from evalgen.errors import EvalgenError, UserError
+from evalgen.printable import printable
 from ray_jobs.stop import Interrupted
 
 
@@ -32,5 +33,5 @@ def exit_code_of(command: Callable[[], object], if_interrupted: str) -> int:
 
 
 def _fail(reason: object, exit_code: int) -> int:
-    sys.stderr.write(f"error: {reason}\n")
+    sys.stderr.write(f"error: {printable(str(reason))}\n")
     return exit_code

@@ -18,6 +18,7 @@ from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config_files import absolute_path
 from evalgen.errors import ConfigError, JobStopped
 from evalgen.job_log import without_log
+from evalgen.printable import printable
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
 
@@ -111,8 +112,7 @@ def finding_lines(findings: Sequence[Finding], encoding: str) -> Iterator[Text]:
     from rich.text import Text
 
     for finding in findings:
-        note = "".join(character if character.isprintable() else repr(character)[1:-1] for character in finding.note)
-        note = note.encode(encoding, "backslashreplace").decode(encoding)
+        note = printable(finding.note).encode(encoding, "backslashreplace").decode(encoding)
         yield Text.assemble("  ", (f"{finding.outcome:<8}", STYLES[finding.outcome]), f" {finding.check:<16}  {note}")
     counts = {outcome: sum(finding.outcome == outcome for finding in findings) for outcome in STYLES}
     yield Text(f"{counts['ok']} checks held, {counts['failed']} failed, {counts['skipped']} were skipped")

@@ -18,6 +18,7 @@ import anthropic
 from evalgen.errors import GraderUnavailable
 from evalgen.grading.limiter_records import Lease, Outcome
 from evalgen.grading.server_limits import announced_limits
+from evalgen.printable import printable
 from evalgen.records import Limits
 
 _MAX_MESSAGE_CHARS = 300
@@ -171,5 +172,5 @@ def _without_secrets(text: str, error: anthropic.APIStatusError) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = "".join(it if it.isprintable() else " " for it in re.sub(r"\s+", " ", text)).strip()
+    line = printable(re.sub(r"\s+", " ", text).strip())
     return line if len(line) <= _MAX_MESSAGE_CHARS else f"{line[:_MAX_MESSAGE_CHARS]}…"

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from evalgen.files import write_text
-from evalgen.markdown import printable
+from evalgen.printable import printable
 from evalgen.report.comparison import Named, families, named_datasets
 from evalgen.report.data import read_experiments
 from evalgen.report.embedded import embedded

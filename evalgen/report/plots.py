@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormatter, PercentFormatter
 from matplotlib.typing import LineStyleType
 
-from evalgen.markdown import printable
+from evalgen.printable import printable
 from evalgen.report.comparison import Family, Named
 from evalgen.report.figures import shown
 from evalgen.report.svg import INK, LINE, MUTED, PAPER, SERIES, Drawing

@@ -25,8 +25,8 @@ from evalgen.experiment import Experiment
 from evalgen.grading.calibration import Calibration, JudgedItem, calibration_record
 from evalgen.grading.labelled_items import LabelledItem
 from evalgen.job import DatasetPlan
-from evalgen.markdown import printable
 from evalgen.parquet_rows import ParquetRowsWriter
+from evalgen.printable import printable
 from evalgen.records import GraderSpec, Verdict
 from evalgen.statistics import DatasetStatistics
 from tests.unit.finished import AT, HOSTILE, PROVENANCE, finished_experiment, write_card

@@ -103,6 +103,18 @@ def test_what_happens_in_other_processes_is_in_the_log_with_whose_it_is(
     assert len(capsys.readouterr().err.splitlines()) == MOST_WARNINGS
 
 
+def test_what_a_server_or_a_model_says_steers_neither_terminal_nor_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "experiment.log"
+    with JobLog() as job_log:
+        job_log.open(path, to_stdout=False)
+        log.warning("the judge says \x1b[2J\x07\u202e", extra=fields(trim="\x1b[31m"))
+    shown = r"the judge says \x1b[2J\x07\u202e trim=\x1b[31m"
+    assert capsys.readouterr().err == f"WARNING: {shown}\n"
+    assert lines_of(path)[0].endswith(f"WARNING {shown}")
+
+
 def test_events_are_told_once_and_the_oldest_go_first_where_there_are_too_many() -> None:
     events = EventList()
     add_events(events, 3, "of a few")

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalgen.markdown import MAX_SHOWN_CHARS, code, fenced, printable, quoted, render
+from evalgen.markdown import MAX_SHOWN_CHARS, code, fenced, quoted, render
+from evalgen.printable import printable
 from tests.unit.finished import HOSTILE
 from tests.unit.rendered import Rendered
 

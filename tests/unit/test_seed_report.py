@@ -19,7 +19,7 @@ from evalgen.errors import InputError
 from evalgen.experiment import Experiment
 from evalgen.job_log import RAY_IS_THERE, LineFormatter
 from evalgen.load_config import load_config
-from evalgen.markdown import printable
+from evalgen.printable import printable
 from evalgen.seed_report import command_of, seed_report, split_parameters
 from evalgen.seed_report_facts import ReportedExperiment
 from evalgen.seed_report_issues import happenings

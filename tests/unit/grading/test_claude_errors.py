@@ -245,7 +245,7 @@ def test_a_request_refused_for_its_content_loses_that_question_alone(api: Messag
         ({"error": f"{API_KEY} is unknown"}, 'HTTP 400: {"error": "*** is unknown"}'),
         ({"error": {"type": f"bad\n{API_KEY}", "message": "a-proxys-own-key"}}, "HTTP 400 bad ***: ***"),
         ("<html>no</html>", "HTTP 400: <html>no</html>"),
-        ("a\x1b]0;title\x07b", "HTTP 400: a ]0;title b"),
+        ("a\x1b]0;title\x07b", r"HTTP 400: a\x1b]0;title\x07b"),
         ("x" * 10**6, f"HTTP 400: {'x' * 290}…"),
         ("", "HTTP 400"),
     ],
