@@ -80,8 +80,7 @@ class JobLog:
 
     def open(self, path: Path, to_stdout: bool) -> None:
         """Begins the file with everything logged so far; with `to_stdout` that goes there too."""
-        file = logging.FileHandler(path, encoding="utf-8")
-        file.setFormatter(LineFormatter())
+        file = _LogFile(path)
         if to_stdout:
             self._terminal.show_all()
             for record in [it for it in self._memory.buffer if it.levelno < logging.WARNING]:  # the others are there
@@ -103,6 +102,29 @@ class JobLog:
             handler.close()
         level, self._logger.propagate = self._before
         self._logger.setLevel(level)
+
+
+class _LogFile(logging.FileHandler):
+    """Where it cannot be written, on a full disk say, the terminal is told once, and nothing stops."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.setFormatter(LineFormatter())
+        self._has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self._tell(sys.exception())
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # of what was still to be written
+            self._tell(error)
+
+    def _tell(self, error: BaseException | None) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            sys.stderr.write(f"WARNING: {self.baseFilename} lacks lines: {error}\n")
 
 
 class _Terminal(logging.Handler):

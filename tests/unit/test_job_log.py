@@ -115,6 +115,21 @@ def test_what_a_server_or_a_model_says_steers_neither_terminal_nor_log(
     assert lines_of(path)[0].endswith(f"WARNING {shown}")
 
 
+def test_a_full_disk_takes_lines_from_the_log_and_not_the_reason_why_a_job_stopped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(JobStopped, match="no room"), JobLog() as job_log:
+        job_log.open(full, to_stdout=False)
+        for number in range(3):
+            log.info("line %d", number)
+        raise JobStopped("no room for verdicts")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "WARNING: /dev/full lacks lines: [Errno 28] No space left on device"
+
+
 def test_events_are_told_once_and_the_oldest_go_first_where_there_are_too_many() -> None:
     events = EventList()
     add_events(events, 3, "of a few")
