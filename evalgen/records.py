@@ -11,7 +11,7 @@ import json
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -200,6 +200,10 @@ class Verdict:
     cost_usd: float | None = 0.0  # None: the model's price is unknown
     votes: tuple[VerdictKind, ...] = ()  # what the judge said each time, where it was asked several times
 
+    def unpaid(self) -> Verdict:
+        """The same as it is used again: it cost something once, and nothing now."""
+        return replace(self, api_calls=0, input_tokens=0, output_tokens=0, cost_usd=0.0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
@@ -208,6 +212,7 @@ class Answer:
     question: Question
     verdict: Verdict
     from_cache: bool = False
+    is_vote: bool = False  # one of several, and no verdict yet
     answer_id: str = field(default_factory=lambda: uuid.uuid4().hex)  # so that one stored twice is paid for once
 
 

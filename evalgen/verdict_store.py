@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from evalgen.verdict_table import (
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
+VOTING = "not all votes have been given"
 SPENT_COLUMNS = ("api_calls", "input_tokens", "output_tokens", "cost_usd")
 GRADED_SCHEMA = pa.schema(
     [
@@ -76,15 +78,21 @@ class VerdictStore:
         return self._earlier.get(question.key)
 
     def kind(self, question: Question) -> VerdictKind | None:
-        """Of the verdict that this job has, ungraded or not; None: it has none."""
+        """Of the verdict that this job has, ungraded or not; None: it has none, or votes are being taken."""
         row = self._row(question.key)
-        return None if row is None else row["verdict"]
+        return None if row is None or _ballots(row) else row["verdict"]
+
+    def votes(self, question: Question) -> list[Verdict]:
+        """Those that were given before a job was ended in mid-vote; the cost of them is in the store already."""
+        row = self._row(question.key)
+        return [] if row is None else [Verdict(**json.loads(ballot)) for ballot in _ballots(row)]
 
     def add(self, answers: Sequence[Answer]) -> None:
         """Stores verdicts, durable when this returns.
 
         A question that was answered twice (two graders at once, or one that died) keeps its first verdict, and what
         both of them cost. An answer that is added again, because the reply to the first call was lost, changes nothing.
+        Votes are kept, and are paid for, until the verdict that came of them is there.
 
         Raises:
             OSError: none of them was stored, and all may be added again.
@@ -140,7 +148,7 @@ class VerdictStore:
             return
         for batch in verdict_batches(path):
             rows = {
-                bytes.fromhex(row["key"]): row | {"answer_ids": row.get("answer_ids") or []}
+                bytes.fromhex(row["key"]): row | {name: row.get(name) or [] for name in ("answer_ids", "ballots")}
                 for row in batch.to_pylist()
             }
             missing = {key: row for key, row in rows.items() if key not in self._places}
@@ -232,12 +240,21 @@ def _with_answer(known: Mapping[str, Any] | None, answer: Answer) -> Record | No
         return None
     kept = known if known["verdict"] != "ungraded" else row
     spent = {name: _sum(known[name], row[name]) for name in SPENT_COLUMNS}
-    merged = {**kept, **spent, "from_cache": known["from_cache"] and row["from_cache"]}
+    ballots = _ballots(known) + row["ballots"] if answer.is_vote else []
+    merged = {**kept, **spent, "ballots": ballots, "from_cache": known["from_cache"] and row["from_cache"]}
     return None if merged == known else merged | {"answer_ids": [*known["answer_ids"], answer.answer_id]}
+
+
+def _ballots(row: Mapping[str, Any]) -> list[str]:
+    return list(row.get("ballots") or ())  # older journals have none
 
 
 def _row_of(answer: Answer) -> Record:
     question, verdict = answer.question, answer.verdict
+    ballots = []
+    if answer.is_vote:
+        ballots = [_ballot(verdict)] if verdict.kind != "ungraded" else []
+        verdict = replace(verdict, kind="ungraded", trimmed_completion=None, reasoning="", error=VOTING)
     return {
         "key": question.key,
         "grader": question.grader.model,
@@ -255,9 +272,16 @@ def _row_of(answer: Answer) -> Record:
         "output_tokens": verdict.output_tokens,
         "cost_usd": verdict.cost_usd,
         "votes": list(verdict.votes),
+        "ballots": ballots,
         "from_cache": answer.from_cache,
         "graded_at": time.time(),
     }
+
+
+def _ballot(vote: Verdict) -> str:
+    """A vote without what it cost, which the row of its question has."""
+    kept = ("kind", "trimmed_completion", "reasoning")
+    return json.dumps({name: getattr(vote, name) for name in kept})  # ASCII, whatever the judge says
 
 
 def _storable(text: str) -> str:

@@ -36,6 +36,7 @@ VERDICTS_SCHEMA = pa.schema(
         ("output_tokens", pa.int64()),
         ("cost_usd", pa.float64()),  # null: the model's price is unknown
         ("votes", pa.list_(pa.string())),  # what the judge said each time, where it was asked several times
+        ("ballots", pa.list_(pa.string())),  # JSON: the votes of a question whose others have not been given yet
         ("from_cache", pa.bool_()),  # found in an earlier experiment, not asked again
         ("graded_at", pa.float64()),  # Unix time
         ("answer_ids", pa.list_(pa.string())),  # of all answers that are in the row, so that none is added twice

@@ -75,25 +75,46 @@ class ClaudeGrader:
         self._backoff = backoff or wait_random_exponential(multiplier=1, max=60)
         self._sleep = sleep
 
-    async def grade(self, questions: Sequence[Question], store: Store | None = None) -> list[Verdict]:
+    async def grade(
+        self,
+        questions: Sequence[Question],
+        store: Store | None = None,
+        given: Sequence[Sequence[Verdict]] | None = None,
+    ) -> list[Verdict]:
         """Verdicts in the order of `questions`, which go in one request: see `evalgen.grading.desk.packs`.
 
-        Each is asked as often as its grader has votes. A question that gets no verdict is `ungraded` with its error.
-        `store` gets each as soon as it is there, with several votes after the last: others of them may yet fail.
+        Each is asked as often as its grader has votes, less those that were `given` to it before. A question that
+        gets no verdict is `ungraded` with its error. `store` gets each as soon as it is there; with several votes
+        each vote, with what it cost, and after the last the verdict, which costs nothing more.
 
         Raises:
             GraderUnavailable: no question gets one: bad key, no permission, unknown model, spend cap, outage.
             GradingBudgetSpent: nothing may be paid for any more.
         """
         store = store or _nowhere
-        num_votes = questions[0].grader.num_votes
-        if num_votes == 1:
+        if questions[0].grader.num_votes == 1:
             return await self._grade_once(questions, store)
-        async with together() as group:
-            rounds = [group.create_task(self._grade_once(questions, _nowhere)) for _ in range(num_votes)]
-        verdicts = [majority(votes) for votes in zip(*(each.result() for each in rounds), strict=True)]
-        await store(_answers(questions, verdicts))
+        verdicts = await self._vote(questions, store, given or [()] * len(questions))
+        await store(_answers(questions, [verdict.unpaid() for verdict in verdicts]))
         return verdicts
+
+    async def _vote(
+        self, questions: Sequence[Question], store: Store, given: Sequence[Sequence[Verdict]]
+    ) -> list[Verdict]:
+        async def store_votes(answers: Sequence[Answer]) -> None:
+            await store([replace(answer, is_vote=True) for answer in answers])
+
+        num_votes = questions[0].grader.num_votes
+        votes = {question.key: list(some[:num_votes]) for question, some in zip(questions, given, strict=True)}
+        async with together() as group:
+            rounds = []
+            for number in range(num_votes):
+                if asked := [question for question in questions if len(votes[question.key]) <= number]:
+                    rounds.append((asked, group.create_task(self._grade_once(asked, store_votes))))
+        for asked, answered in rounds:
+            for question, vote in zip(asked, answered.result(), strict=True):
+                votes[question.key].append(vote)
+        return [majority(votes[question.key]) for question in questions]
 
     async def aclose(self) -> None:
         """Close the connections. The grader cannot be used afterwards."""

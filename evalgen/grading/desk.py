@@ -123,21 +123,26 @@ class GradingDesk:
     ) -> list[Question]:
         """Begins what there is to do about some questions, as they have their turns; returns those that others ask."""
         to_ask, asked_by_others = _sorted(questions, claims, verdicts)
+        votes = {question.key: claim.votes for question, claim in zip(questions, claims, strict=True)}
         for pack in packs(to_ask):
             await self._at_work.acquire()  # here, so that few more tasks exist than are at work
-            group.create_task(self._ask(pack, verdicts)).add_done_callback(lambda _: self._at_work.release())
+            given = [votes[question.key] for question in pack]
+            group.create_task(self._ask(pack, given, verdicts)).add_done_callback(lambda _: self._at_work.release())
         return asked_by_others
 
-    async def _ask(self, questions: Sequence[Question], verdicts: dict[str, Verdict]) -> None:
-        """Asks the judge what this desk has claimed."""
+    async def _ask(
+        self, questions: Sequence[Question], given: Sequence[Sequence[Verdict]], verdicts: dict[str, Verdict]
+    ) -> None:
+        """Asks the judge what this desk has claimed, but for the votes that were given before."""
 
         async def store(answers: Sequence[Answer]) -> None:
             await asyncio.shield(self._answers.add(answers))
-            verdicts.update((answer.question.key, answer.verdict) for answer in answers)
-            self._in_vain.note(answers)
+            final = [answer for answer in answers if not answer.is_vote]
+            verdicts.update((answer.question.key, answer.verdict) for answer in final)
+            self._in_vain.note(final)
 
         try:
-            await self._connected().grade(questions, store)
+            await self._connected().grade(questions, store, given)
         except BaseException:
             await self._verdicts.release([question for question in questions if question.key not in verdicts])
             raise

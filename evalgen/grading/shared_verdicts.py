@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from evalgen.grading.gathering import Gathered
 from evalgen.grading.presence import HEARTBEAT_S, Presence
@@ -23,6 +23,7 @@ class Claim:
 
     verdict: Verdict | None = None
     is_asked_by_another: bool = False
+    votes: Sequence[Verdict] = ()  # to be asked: these were given before, and stored
 
 
 class SharedVerdicts:
@@ -38,7 +39,7 @@ class SharedVerdicts:
         self.told: Counter[VerdictKind] = Counter()
         self.answered: Counter[tuple[str, VerdictKind]] = Counter()  # by model of the grader
         self.cached: Counter[str] = Counter()  # by grader: an earlier experiment paid
-        self.asked_again: Counter[str] = Counter()  # by grader: questions that took more requests than votes
+        self.asked_again: Counter[str] = Counter()  # by grader: questions, or votes on them, that took several requests
 
     async def claim(self, questions: Sequence[Question], holder: str) -> list[Claim]:
         """In their order. A question with neither verdict nor asker is the holder's to ask, and to answer by `add`."""
@@ -47,9 +48,9 @@ class SharedVerdicts:
         known = [self._store.known(question) for question in questions]
         # Those of earlier experiments become verdicts of this job; its own are not changed.
         pairs = [(question, verdict) for question, verdict in zip(questions, known, strict=True) if verdict is not None]
-        self._add([Answer(question=asked, verdict=_unpaid(it), from_cache=True) for asked, it in pairs])
+        self._add([Answer(question=asked, verdict=it.unpaid(), from_cache=True) for asked, it in pairs])
         return [
-            Claim(verdict=_unpaid(verdict)) if verdict else self._claim(question.key, holder)
+            Claim(verdict=verdict.unpaid()) if verdict else self._claim(question, holder)
             for question, verdict in zip(questions, known, strict=True)
         ]
 
@@ -79,7 +80,7 @@ class SharedVerdicts:
             return Claim(is_asked_by_another=True)
         # The answer itself, for an ungraded one is not known to the store.
         verdict = (asked and asked.answered.result()) or self._store.known(question)
-        return Claim(verdict=_unpaid(verdict)) if verdict else self._claim(question.key, holder)
+        return Claim(verdict=verdict.unpaid()) if verdict else self._claim(question, holder)
 
     async def add(self, answers: Sequence[Answer]) -> None:
         """Stores verdicts, durable when this returns; those that come at the same time are one write."""
@@ -96,27 +97,29 @@ class SharedVerdicts:
     async def _write(self, answers: Sequence[Answer]) -> None:
         self._add(answers)
         for answer in answers:
-            self._settle(answer.question.key, answer.verdict)
+            if not answer.is_vote:
+                self._settle(answer.question.key, answer.verdict)
 
     def _add(self, answers: Sequence[Answer]) -> None:
         before = [self._store.kind(answer.question) for answer in answers]
         self._store.add(answers)
-        self.told.update(answer.verdict.kind for answer in answers)
+        self.told.update(answer.verdict.kind for answer in answers if not answer.is_vote)
         for answer, kind in zip(answers, before, strict=True):
             if kind is None or (kind == "ungraded" != answer.verdict.kind):
                 self._count_news(answer)
 
     def _count_news(self, answer: Answer) -> None:
-        grader = answer.question.grader
-        self.answered[grader.model, answer.verdict.kind] += 1
-        self.cached[grader.model] += answer.from_cache
-        self.asked_again[grader.model] += answer.verdict.api_calls > grader.num_votes
+        model = answer.question.grader.model
+        self.asked_again[model] += answer.verdict.api_calls > 1
+        if not answer.is_vote:
+            self.answered[model, answer.verdict.kind] += 1
+            self.cached[model] += answer.from_cache
 
-    def _claim(self, key: str, holder: str) -> Claim:
-        if key in self._asked:
+    def _claim(self, question: Question, holder: str) -> Claim:
+        if question.key in self._asked:
             return Claim(is_asked_by_another=True)
-        self._asked[key] = _Asked(holder, asyncio.get_running_loop().create_future())
-        return Claim()
+        self._asked[question.key] = _Asked(holder, asyncio.get_running_loop().create_future())
+        return Claim(votes=self._store.votes(question) if question.grader.num_votes > 1 else ())
 
     def _settle(self, key: str, verdict: Verdict | None) -> None:
         asked = self._asked.pop(key, None)
@@ -133,8 +136,3 @@ class SharedVerdicts:
 class _Asked:
     holder: str
     answered: asyncio.Future[Verdict | None]  # None: it was not
-
-
-def _unpaid(verdict: Verdict) -> Verdict:
-    """A verdict that is used again: it cost something once, and nothing now."""
-    return replace(verdict, api_calls=0, input_tokens=0, output_tokens=0, cost_usd=0.0)

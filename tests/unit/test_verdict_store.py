@@ -58,6 +58,43 @@ def rows_of(directory: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def vote(kind: Any, **changed: Any) -> Answer:
+    return replace(paid(" c", kind, **changed), is_vote=True)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed"])
+def test_votes_are_kept_and_paid_for_once_until_there_is_a_verdict(ended: bool, tmp_path: Path) -> None:
+    votes = vote("equivalent", reasoning="\ud800"), vote("ungraded", error="e"), vote("not_equivalent")
+    store = VerdictStore(tmp_path)
+    store.add(votes[:2])
+    store.add(votes[1:])  # the second once more
+    if ended:
+        store.close()
+        (row,) = rows_of(tmp_path)
+        assert (row["verdict"], row["error"]) == ("ungraded", verdict_store.VOTING)
+    assert not graded_keys(tmp_path), "votes are no verdict, for another experiment neither"
+    store = VerdictStore(tmp_path)
+    assert store.known(question(" c")) is None and store.kind(question(" c")) is None
+    assert [it.kind for it in store.votes(question(" c"))] == ["equivalent", "not_equivalent"]
+    assert all(it.api_calls == 0 == it.cost_usd for it in store.votes(question(" c")))
+    store.add([answer(" c", "equivalent", votes=("equivalent", "not_equivalent", "equivalent"))])
+    assert store.votes(question(" c")) == [] and store.kind(question(" c")) == "equivalent"
+    store.close()
+    (row,) = rows_of(tmp_path)
+    assert (row["verdict"], row["error"], row["ballots"]) == ("equivalent", None, [])
+    assert (row["api_calls"], row["input_tokens"], row["cost_usd"]) == (3, 30, 0.75)
+
+
+def test_files_of_before_there_were_ballots_are_gone_on_with(tmp_path: Path) -> None:
+    path = store_of(tmp_path, paid(" c"))
+    pq.write_table(pq.read_table(path).drop_columns("ballots"), path)
+    write_checksum(path)
+    store = VerdictStore(tmp_path)
+    assert store.votes(question(" c")) == [] and store.kind(question(" c")) == "equivalent"
+    store.close()
+    assert [row["ballots"] for row in rows_of(tmp_path)] == [[]]
+
+
 def test_what_was_added_is_in_the_journal_when_the_process_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, signal

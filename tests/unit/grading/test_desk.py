@@ -105,6 +105,33 @@ def test_a_question_answered_before_is_not_asked_again(api: MessagesApi, store: 
     assert (first.api_calls, second.api_calls, second.cost_usd) == (1, 0, 0.0)
 
 
+@pytest.mark.parametrize("pack_size", [1, 4])
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "killed"])
+def test_votes_that_were_given_before_a_job_was_stopped_are_not_paid_for_again(
+    pack_size: int, ended: bool, api: MessagesApi, tmp_path: Path
+) -> None:
+    asked = [question(f" Grace Miller {n}", num_votes=3, pack_size=pack_size) for n in range(pack_size)]
+    first = VerdictStore(tmp_path)
+    kind = "not_equivalent"
+    one_vote = messages_api.verdict(kind)
+    if pack_size > 1:
+        one_vote = {"verdicts": [one_vote | {"index": n} for n in range(pack_size)]}
+    api.script(messages_api.answer(one_vote), messages_api.spend_cap())
+    with pytest.raises(GraderUnavailable):
+        run(first, asked)
+    assert [first.kind(it) for it in asked] == [None] * pack_size
+    assert [[vote.kind for vote in first.votes(it)] for it in asked] == [[kind]] * pack_size
+    if ended:
+        first.close()
+    (verdicts,) = run(store := Watched(tmp_path), asked)
+    assert sum(it.is_vote for it in store.added) == 2 * pack_size, "one vote before, two now"
+    assert [sorted(it.votes) for it in verdicts] == [["equivalent", "equivalent", kind]] * pack_size
+    store.close()
+    rows = pq.read_table(tmp_path / "0000.parquet").to_pylist()
+    assert sum(row["api_calls"] for row in rows) == 3 and [row["ballots"] for row in rows] == [[]] * pack_size
+    assert all(row["verdict"] == "equivalent" and sorted(row["votes"]) == sorted(verdicts[0].votes) for row in rows)
+
+
 def test_a_verdict_from_the_cache_is_not_asked_and_is_marked(api: MessagesApi, tmp_path: Path) -> None:
     known = Verdict(kind="not_equivalent", reasoning="earlier")
     earlier = VerdictStore(tmp_path / "earlier")
