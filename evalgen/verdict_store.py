@@ -26,6 +26,7 @@ from evalgen.verdict_table import (
     BATCH_ROWS,
     VERDICTS_FILE,
     VERDICTS_SCHEMA,
+    VOTING,
     VerdictTable,
     checksum_file,
     is_intact,
@@ -37,7 +38,6 @@ from evalgen.verdict_table import (
 log = logging.getLogger(__name__)
 
 JOURNAL = "journal.jsonl"
-VOTING = "not all votes have been given"
 SPENT_COLUMNS = ("api_calls", "input_tokens", "output_tokens", "cost_usd")
 GRADED_SCHEMA = pa.schema(
     [
@@ -78,12 +78,12 @@ class VerdictStore:
         return self._earlier.get(question.key)
 
     def kind(self, question: Question) -> VerdictKind | None:
-        """Of the verdict that this job has, ungraded or not; None: it has none, or votes are being taken."""
+        """Of the verdict that this job has, ungraded or not; None: it has none, votes perhaps."""
         row = self._row(question.key)
-        return None if row is None or _ballots(row) else row["verdict"]
+        return None if row is None or row["error"] == VOTING else row["verdict"]
 
     def votes(self, question: Question) -> list[Verdict]:
-        """Those that were given before a job was ended in mid-vote; the cost of them is in the store already."""
+        """Those that the judge has given without a majority so far; the cost of them is in the store already."""
         row = self._row(question.key)
         return [] if row is None else [Verdict(**json.loads(ballot)) for ballot in _ballots(row)]
 
@@ -92,7 +92,7 @@ class VerdictStore:
 
         A question that was answered twice (two graders at once, or one that died) keeps its first verdict, and what
         both of them cost. An answer that is added again, because the reply to the first call was lost, changes nothing.
-        Votes are kept, and are paid for, until the verdict that came of them is there.
+        Votes are kept until a majority of them is there, and change no verdict by themselves.
 
         Raises:
             OSError: none of them was stored, and all may be added again.
@@ -238,9 +238,10 @@ def _with_answer(known: Mapping[str, Any] | None, answer: Answer) -> Record | No
         return row | {"answer_ids": [answer.answer_id]}
     if answer.answer_id in known["answer_ids"]:
         return None
-    kept = known if known["verdict"] != "ungraded" else row
+    is_graded = known["verdict"] != "ungraded"
+    kept = known if is_graded or answer.is_vote else row
     spent = {name: _sum(known[name], row[name]) for name in SPENT_COLUMNS}
-    ballots = _ballots(known) + row["ballots"] if answer.is_vote else []
+    ballots = [] if is_graded or row["verdict"] != "ungraded" else _ballots(known) + row["ballots"]
     merged = {**kept, **spent, "ballots": ballots, "from_cache": known["from_cache"] and row["from_cache"]}
     return None if merged == known else merged | {"answer_ids": [*known["answer_ids"], answer.answer_id]}
 

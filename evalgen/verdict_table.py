@@ -36,13 +36,14 @@ VERDICTS_SCHEMA = pa.schema(
         ("output_tokens", pa.int64()),
         ("cost_usd", pa.float64()),  # null: the model's price is unknown
         ("votes", pa.list_(pa.string())),  # what the judge said each time, where it was asked several times
-        ("ballots", pa.list_(pa.string())),  # JSON: the votes of a question whose others have not been given yet
+        ("ballots", pa.list_(pa.string())),  # JSON: votes that were given, as long as there is no majority
         ("from_cache", pa.bool_()),  # found in an earlier experiment, not asked again
         ("graded_at", pa.float64()),  # Unix time
         ("answer_ids", pa.list_(pa.string())),  # of all answers that are in the row, so that none is added twice
     ]
 )
 VERDICTS_FILE = "0000.parquet"
+VOTING = "not all votes have been given"  # the `error` of a row that has votes and no verdict yet
 ASSEMBLED_COLUMNS = (
     *("key", "verdict", "trimmed_completion", "reasoning", "error"),
     *("api_calls", "input_tokens", "output_tokens", "cost_usd", "votes"),

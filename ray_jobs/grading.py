@@ -63,6 +63,7 @@ class GradingActor:
         try:
             verdicts = iter(await self._desk.grade(asked_now))
         except Exception as error:  # as in SamplingActor
+            await self._desk.all_stored()  # before the job ends, and this process with it
             await self._store.note_failure.remote(in_one_line(error))
             raise
         is_asked_now = (not question.grader.is_in_batches for question in questions)
@@ -116,6 +117,9 @@ class _RemoteLimiter:
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         await self._limiter.settle.remote(outcomes)
+
+    async def waited(self, seconds_of: Mapping[str, float]) -> None:
+        await self._limiter.waited.remote(seconds_of)
 
     async def still_here(self, holder: str) -> None:
         await self._limiter.still_here.remote(holder)

@@ -88,11 +88,15 @@ class GradingDesk:
             await self._grade_judged(judged, verdicts)
         return [verdicts[question.key] for question in questions]
 
+    async def all_stored(self) -> None:
+        """Waits until the answers that have come are stored, those to questions of a `grade` that has failed too."""
+        await self._answers.all_handed_on()
+
     async def aclose(self) -> None:
         """Closes the connections to the judge, once all answers are stored. The desk cannot be used afterwards."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-        await self._answers.all_handed_on()
+        await self.all_stored()
         if self._claude is not None:
             await self._claude.aclose()
 

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from evalgen.records import VerdictKind, judge_of
 from evalgen.report.records import Disagreement, Questions
+from evalgen.verdict_table import VOTING
 
-MAX_SPLIT = 10_000  # in memory; more are counted
+MAX_SPLIT = 10_000  # the closest votes; more are counted
 BATCH_ROWS = 10_000
 COLUMNS = ["grader", "prompt", "reference", "completion", "verdict", "trimmed_completion", "reasoning", "votes"]
 
@@ -36,9 +37,8 @@ def read_questions(path: Path, graders: Sequence[Mapping[str, Any]]) -> Question
         for row in voted.select(COLUMNS).to_pylist():
             if len(set(row["votes"])) > 1:
                 num_split += 1
-                if len(split) < MAX_SPLIT:
-                    split.append(_disagreement(row))
-    split.sort(key=lambda it: (it.share, it.prompt, it.completion))
+                split.append(_disagreement(row))
+        split = sorted(split, key=lambda it: (it.share, it.prompt, it.completion))[:MAX_SPLIT]
     return Questions(
         num_questions=num_questions,
         num_from_cache=num_from_cache,
@@ -56,7 +56,8 @@ def split_votes(questions: Questions | None) -> dict[VotesKey, tuple[VerdictKind
 
 def _batches(path: Path, graders: set[tuple[str, str]]) -> Iterator[Any]:
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=[*COLUMNS, "grader_instructions", "from_cache"]):
+        for batch in file.iter_batches(BATCH_ROWS, columns=[*COLUMNS, "grader_instructions", "from_cache", "error"]):
+            batch = batch.filter(pc.not_equal(pc.fill_null(batch["error"], ""), VOTING))
             if graders:
                 judges = map(judge_of, batch["grader"].to_pylist())
                 pairs = zip(judges, batch["grader_instructions"].to_pylist(), strict=True)

@@ -27,7 +27,7 @@ from evalgen.grading.spending import LEDGER
 from evalgen.journal import read_journal
 from evalgen.records import Answer, GraderSpec, Question, Verdict
 from evalgen.verdict_store import VerdictStore, graded_keys
-from evalgen.verdict_table import VERDICTS_SCHEMA, VerdictTable, is_intact, verdict_from_row, write_checksum
+from evalgen.verdict_table import VERDICTS_SCHEMA, VOTING, VerdictTable, is_intact, verdict_from_row, write_checksum
 from tests.unit.test_unit_store import ADVERSARIAL, damage, snapshots
 
 GRADER = GraderSpec(model="anthropic/x", instructions="i", options={"b": True, "a": False})
@@ -71,7 +71,7 @@ def test_votes_are_kept_and_paid_for_once_until_there_is_a_verdict(ended: bool, 
     if ended:
         store.close()
         (row,) = rows_of(tmp_path)
-        assert (row["verdict"], row["error"]) == ("ungraded", verdict_store.VOTING)
+        assert (row["verdict"], row["error"]) == ("ungraded", VOTING)
     assert not graded_keys(tmp_path), "votes are no verdict, for another experiment neither"
     store = VerdictStore(tmp_path)
     assert store.known(question(" c")) is None and store.kind(question(" c")) is None
@@ -83,6 +83,33 @@ def test_votes_are_kept_and_paid_for_once_until_there_is_a_verdict(ended: bool, 
     (row,) = rows_of(tmp_path)
     assert (row["verdict"], row["error"], row["ballots"]) == ("equivalent", None, [])
     assert (row["api_calls"], row["input_tokens"], row["cost_usd"]) == (3, 30, 0.75)
+
+
+def test_votes_without_a_majority_stay_and_the_next_part_needs_the_missing_ones_only(tmp_path: Path) -> None:
+    store = VerdictStore(tmp_path)
+    store.add([vote("equivalent"), vote("not_equivalent"), vote("ungraded", error="refused")])
+    split = answer(" c", "ungraded", error="no majority", votes=("equivalent", "not_equivalent", "ungraded"))
+    store.add([split])
+    store.close()
+    (before,) = rows_of(tmp_path)
+    store = VerdictStore(tmp_path)
+    assert store.kind(question(" c")) == "ungraded" and store.known(question(" c")) is None
+    assert [it.kind for it in store.votes(question(" c"))] == ["equivalent", "not_equivalent"]
+    store.add([vote("ungraded", error="refused again"), vote("equivalent")])  # and then the job is stopped
+    store.close()
+    (row,) = rows_of(tmp_path)
+    changed = {name for name in row if row[name] != before[name]}
+    assert changed == {"ballots", "answer_ids", "api_calls", "input_tokens", "output_tokens", "cost_usd"}
+    assert len(row["ballots"]) == 3 and row["error"] == "no majority" and row["api_calls"] == 5
+
+
+def test_a_vote_that_comes_after_the_verdict_costs_and_changes_nothing_else(tmp_path: Path) -> None:
+    store = VerdictStore(tmp_path)
+    store.add([paid(" c", "equivalent"), vote("not_equivalent")])
+    assert store.votes(question(" c")) == [] and store.kind(question(" c")) == "equivalent"
+    store.close()
+    (row,) = rows_of(tmp_path)
+    assert (row["verdict"], row["ballots"], row["api_calls"], row["cost_usd"]) == ("equivalent", [], 2, 0.5)
 
 
 def test_files_of_before_there_were_ballots_are_gone_on_with(tmp_path: Path) -> None:

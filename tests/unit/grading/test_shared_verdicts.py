@@ -10,7 +10,7 @@ import pytest
 
 from evalgen.grading.presence import HEARTBEAT_S, SILENCE_S, say_still_here
 from evalgen.grading.shared_verdicts import SharedVerdicts
-from evalgen.records import Answer, Question, Verdict
+from evalgen.records import Answer, Question, Verdict, VerdictKind
 from evalgen.verdict_store import VerdictStore, graded_keys
 from evalgen.verdict_table import VERDICTS_FILE
 from tests.claude_calls import question
@@ -186,6 +186,26 @@ def test_each_verdict_is_news_once_whoever_stores_it_and_however_often(tmp_path:
         assert anew.answered.total() == 0
         await anew.add([answer(other)])
         assert anew.answered == {(model, "equivalent"): 1}, "an ungraded question that is judged after all"
+
+    run_in_virtual_time(scenario())
+
+
+@pytest.mark.parametrize("votes", ["ungraded", "equivalent"])
+def test_votes_are_no_news_and_the_verdict_that_comes_of_them_is(votes: VerdictKind, tmp_path: Path) -> None:
+    asked = question(num_votes=3)
+
+    async def scenario() -> None:
+        shared = SharedVerdicts(VerdictStore(tmp_path), now)
+        await shared.claim([asked], "a")
+        for _ in range(3):
+            one = Answer(question=asked, verdict=Verdict(kind=votes, api_calls=2), is_vote=True)
+            await shared.add([one])
+            assert not shared.answered and not shared.told
+            (other,) = await shared.claim([asked], "b")
+            assert other.is_asked_by_another
+        await shared.add([answer(asked, Verdict(kind=votes, votes=(votes,) * 3))])
+        assert shared.answered == {(asked.grader.model, votes): 1} and shared.told == {votes: 1}
+        assert shared.asked_again == {asked.grader.model: 3}
 
     run_in_virtual_time(scenario())
 
