@@ -7,6 +7,7 @@
     │   ├── ConfigError          a flag, a configuration file, a grader file
     │   └── InputError           a run, a checkpoint, a tokenizer, an eval dataset, a query
     ├── LoadFailed               one replica cannot load a checkpoint; another may
+    ├── SequenceTooLarge         one sequence finds no memory beside the model; other prompts, or another replica, may
     ├── GradingError             one question got no verdict: data on its row, never the end of a job
     └── JobStopped               a systemic failure: the whole job stops, exit code 1
         ├── GraderUnavailable    bad key, no permission, unknown model, spend cap, an outage without end
@@ -34,6 +35,10 @@ class InputError(UserError):
 
 class LoadFailed(EvalgenError):
     """A replica cannot load a checkpoint now: its node does not see the files, or its device has no room for them."""
+
+
+class SequenceTooLarge(EvalgenError):
+    """Memory does not suffice for one sequence by itself: its unit has failed here, and no other has."""
 
 
 class GradingError(EvalgenError):

@@ -60,7 +60,7 @@ def _rounds_or_none(
     """What `_rounds` yields; None: memory did not suffice for so many draws.
 
     Raises:
-        InputError: it does not suffice for one.
+        SequenceTooLarge: it does not suffice for one.
     """
     try:
         return list(_rounds(loaded, unit, prompt_index, prompt, draws))

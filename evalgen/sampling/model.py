@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -24,6 +25,7 @@ from evalgen.tokenization import check_vocabulary, encode_prompt, load_tokenizer
 TORCH_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SPREAD: Literal["balanced"] = "balanced"  # the layers over all GPUs that the process sees, as evenly as they go
 Device = torch.device | Literal["balanced"]
+READ_AHEAD_BYTES = 2**17  # for one call: Linux reads no more ahead than a device's window, whatever it is asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +68,9 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except torch.AcceleratorError:
-        raise  # the device is broken, whatever is loaded
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+            raise  # the device is broken, whatever is loaded
         may_pass = isinstance(error, OSError) or is_out_of_memory(error)
         kind: type[EvalgenError] = LoadFailed if may_pass else InputError
         raise kind(f"checkpoint {checkpoint.path} cannot be loaded: {' '.join(str(error).split())}") from error
@@ -122,15 +124,16 @@ def encoded_prompts(loaded: LoadedModel, unit: SamplingUnit) -> list[list[int]]:
 
 
 def read_ahead(path: str) -> None:
-    """Has the system read the weights of checkpoint `path` into its file cache, without waiting for it.
+    """Has the system read the weights of checkpoint `path` into its file cache.
 
     A hub id, or a directory that this node does not see, is left for `load_model` to complain about.
     """
     if not hasattr(os, "posix_fadvise"):
         return
     for weights in sorted(Path(path).glob("*.safetensors")):
-        with open(weights, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+        with suppress(OSError), open(weights, "rb") as file:
+            for start in range(0, os.fstat(file.fileno()).st_size, READ_AHEAD_BYTES):
+                os.posix_fadvise(file.fileno(), start, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from evalgen.errors import InputError
+from evalgen.errors import SequenceTooLarge
+
+# For which torch raises errors of no kind of their own: its allocator on a CPU, and what allocates past its allocator
+# on a GPU, a cuBLAS workspace or the driver itself.
+SAID_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice, on whatever device; on a CPU torch raises nothing more special for that."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether memory did not suffice, on whatever device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in SAID_OF_MEMORY)
 
 
-def out_of_memory(device: torch.device, num_tokens: int) -> InputError:
+def out_of_memory(device: torch.device, num_tokens: int) -> SequenceTooLarge:
     """Why a single sequence could not be evaluated, and what to do."""
-    return InputError(
+    return SequenceTooLarge(
         f"out of memory on {device} with one sequence of {num_tokens} tokens: the model leaves too little; "
         "give fewer --num_replicas, a larger device, or shorter prompts"
     )

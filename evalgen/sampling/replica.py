@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Replica:
         self._num_sharing = num_sharing
         self._capacities: defaultdict[int, Capacity] = defaultdict(Capacity)  # by prompt length, about
         self._ran_out_of_memory = False
+        self._read_ahead = ""  # path of the checkpoint that was read ahead last
         self._held: _Held | None = None
 
     def sample(self, unit: SamplingUnit, next_checkpoint: str = "") -> tuple[pa.Table, SamplingCost]:
@@ -65,8 +67,9 @@ class Replica:
         start = time.perf_counter()
         held = self._hold(unit.checkpoint, unit.dtype)
         loaded = held.loaded
-        if next_checkpoint:
-            read_ahead(next_checkpoint)
+        if next_checkpoint not in ("", self._read_ahead):
+            self._read_ahead = next_checkpoint
+            threading.Thread(target=read_ahead, args=(next_checkpoint,), daemon=True).start()
         ready = time.perf_counter()
         budget_bytes = self._budget_bytes
         if budget_bytes is None and self._num_sharing > 1:

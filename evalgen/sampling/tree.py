@@ -212,7 +212,7 @@ class Tree:
         """Memory did not suffice.
 
         Raises:
-            InputError: it does not for a single node.
+            SequenceTooLarge: it does not for a single node.
         """
         num_nodes = len(failed.nodes)
         if num_nodes == 1:

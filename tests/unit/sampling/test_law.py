@@ -60,7 +60,7 @@ def test_draws_and_log_probabilities_are_those_of_the_definition(tiny: LoadedMod
     for g in range(5):
         ids = [EOS, *tiny.tokenizer.encode(prompt, add_special_tokens=False)]
         tokens: list[int] = []
-        logprobs, law_logprob = [], 0.0
+        logprobs, law_logprobs = [], []
         while len(tokens) < sampling.max_new_tokens and EOS not in tokens:
             with torch.no_grad():
                 logits = tiny.model(torch.tensor([ids + tokens])).logits[0, -1]
@@ -69,12 +69,13 @@ def test_draws_and_log_probabilities_are_those_of_the_definition(tiny: LoadedMod
             token = int((p.cumsum(-1) > u).nonzero()[0])
             tokens.append(token)
             logprobs.append(float(logits.double().log_softmax(-1)[token]))
-            law_logprob += float(p[token].log())
+            law_logprobs.append(float(p[token].log()))
         assert drawn["it", g] == (tuple(tokens), "eos" if tokens[-1] == EOS else "length")
         sequence = next(s for s in result.sequences if g in s.generation_indices)
         assert sequence.token_logprobs == pytest.approx(logprobs, abs=1e-4)
         assert sequence.logprob == pytest.approx(sum(logprobs), abs=1e-4)
-        assert sequence.logprob_sampling == pytest.approx(law_logprob, abs=1e-3)
+        assert sequence.token_logprobs_sampling == pytest.approx(law_logprobs, abs=1e-3)
+        assert sequence.logprob_sampling == pytest.approx(sum(law_logprobs), abs=1e-3)
 
 
 @pytest.mark.parametrize("sampling", [law(temperature=1.0, max_new_tokens=2), law(temperature=1.4, top_k=30)], ids=str)

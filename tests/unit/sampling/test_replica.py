@@ -61,14 +61,14 @@ def test_both_samplers_store_the_same_samples(unit: SamplingUnit) -> None:
 @pytest.mark.skipif(shutil.which("fincore") is None, reason="needs util-linux's fincore to see the file cache")
 def test_the_next_checkpoint_is_read_ahead(unit: SamplingUnit, tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
-    weights.write_bytes(os.urandom(2**22))
+    weights.write_bytes(os.urandom(2**20) * 64)  # more than one call has the system read
     with open(weights, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     if _cached_bytes(weights):
         pytest.skip("this file system keeps all files in memory")
     Replica(torch.device("cpu")).sample(replace(unit, num_draws=2), str(tmp_path))
-    wait_until(lambda: _cached_bytes(weights) == 2**22, 60, "the file is in the cache")
+    wait_until(lambda: _cached_bytes(weights) == 2**26, 60, "the file is in the cache")
 
 
 def _cached_bytes(path: Path) -> int:

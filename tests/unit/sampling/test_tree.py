@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-from evalgen.errors import InputError
-from evalgen.records import SamplingUnit
+from evalgen.errors import SequenceTooLarge, UserError
+from evalgen.records import Query, SamplingUnit
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import distinct_prefixes
@@ -33,6 +33,8 @@ from tests.unit.tiny import (
 
 QUERIES = [query(p) for p in (mayor_prompt("Tokyo"), "a", mayor_prompt("São Paulo"), "Alice Chen died on", "Q: Who")]
 LONG_LAW = law(temperature=1.5, max_new_tokens=6)
+CUBLAS_OUT_OF_MEMORY = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+DRIVER_OUT_OF_MEMORY = RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable ...")
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,11 @@ def draws(it: LoadedModel, unit: SamplingUnit) -> dict[tuple[str, int], tuple[tu
     return draws_of(sample_tree(it, unit))
 
 
-@settings(max_examples=20, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
+    queries=st.permutations(QUERIES),
+    num_queries=st.integers(1, 4),
+    budget_bytes=st.sampled_from([None, 0, 20_000, 80_000]),
     temperature=st.sampled_from([0.1, 0.3, 1.0, 2.5]),
     top_k=st.sampled_from([0, 1, 3, 400]),
     top_p=st.sampled_from([1.0, 0.9, 0.5, 1e-6]),
@@ -60,17 +65,25 @@ def draws(it: LoadedModel, unit: SamplingUnit) -> dict[tuple[str, int], tuple[tu
     seed=st.integers(0, 2**70),
 )
 def test_tree_equals_independent_under_every_law(
-    diverse: LoadedModel, batch_size: int, first_draw: int, num_draws: int, seed: int, **changed: Any
+    diverse: LoadedModel,
+    queries: list[Query],
+    num_queries: int,
+    budget_bytes: int | None,
+    batch_size: int,
+    first_draw: int,
+    num_draws: int,
+    seed: int,
+    **changed: Any,
 ) -> None:
     unit = unit_of(
-        QUERIES[:3],
+        queries[:num_queries],
         law=law(**changed),
         generation_batch_size=batch_size,
         first_draw=first_draw,
         num_draws=num_draws,
         seed=seed,
     )
-    result, reference = sample_tree(diverse, unit), sample_independently(diverse, unit)
+    result, reference = sample_tree(diverse, unit, budget_bytes), sample_independently(diverse, unit)
     assert draws_of(result) == draws_of(reference)
     assert result.model_evaluations == distinct_prefixes(result.sequences)
     for ours, theirs in zip(result.sequences, reference.sequences, strict=True):
@@ -122,7 +135,11 @@ def test_draws_do_not_depend_on_the_slices(diverse: LoadedModel, budget_bytes: i
         assert max(limited.rows) == 1
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("simulated"), CPU_OUT_OF_MEMORY], ids=["GPU", "CPU"])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("simulated"), CPU_OUT_OF_MEMORY, CUBLAS_OUT_OF_MEMORY, DRIVER_OUT_OF_MEMORY],
+    ids=["GPU", "CPU", "cuBLAS", "driver"],
+)
 @pytest.mark.parametrize("max_rows", [1, 3, 10])
 def test_out_of_memory_halves_the_slice_and_loses_no_draw(
     diverse: LoadedModel, max_rows: int, error: RuntimeError
@@ -145,8 +162,10 @@ def test_a_size_that_ran_out_of_memory_is_not_tried_again(diverse: LoadedModel) 
 def test_out_of_memory_with_a_single_sequence_is_an_error_that_says_what_to_do(
     diverse: LoadedModel, sampler: Callable[..., Any]
 ) -> None:
-    with pytest.raises(InputError, match=r"out of memory on cpu with one sequence of .* give fewer --num_replicas"):
+    said = r"out of memory on cpu with one sequence of .* give fewer --num_replicas"
+    with pytest.raises(SequenceTooLarge, match=said) as caught:
         sampler(replace(diverse, model=Limited(diverse.model, 0)), unit_of(QUERIES))
+    assert not isinstance(caught.value, UserError), "which would be taken for a checkpoint that nobody can sample"
 
 
 def test_out_of_memory_while_reading_prompts_leaves_the_slices_as_large(diverse: LoadedModel) -> None:
