@@ -50,18 +50,16 @@ class SubmittedJob:
 
 def submitted_and_seen(cluster: RayCluster, run: Path, home: Path) -> SubmittedJob:
     """`home` is where the key is."""
-    key_file = home / ".anthropic.env"
-    key_file.touch(mode=0o600)
     settings = {"grader_model": MODEL, "max_connections": 3, "grader_config_path": "configs/mayors_grader.json"}
     arguments = mayors_arguments(run, OUTPUT_DIR, **settings)
     client = JobSubmissionClient(cluster.dashboard)
     pages = Pages(submission=SUBMISSION) if is_installed() else None
     with MessagesApi(api_key=KEY) as api, ExitStack() as stack:
-        key_file.write_text(f"export ANTHROPIC_API_KEY={KEY} ANTHROPIC_BASE_URL={api.base_url} NO_PROXY=127.0.0.1\n")
+        key_file = write_key_file(home, api)
         api.script(error(400, "invalid_request_error", REFUSAL))
         held = [api.hold(number) for number in range(5, 100)]  # many: one that waits for long is asked again
         browser = _signed_in(cluster, stack) if pages else None
-        with _submitted(cluster, key_file, arguments) as job:
+        with submitted(cluster, SUBMISSION, key_file, arguments) as job:
             wait_until(lambda: held[0].has_arrived or job.poll() is not None, PATIENCE_S, "the judge is asked")
             assert job.poll() is None, job.communicate()[0].decode()
             job_id = str(client.get_job_info(SUBMISSION).job_id)
@@ -99,11 +97,22 @@ def _signed_in(cluster: RayCluster, stack: ExitStack) -> RayDashboard:
     return RayDashboard(stack.enter_context(chromium()), cluster.dashboard, os.environ["RAY_AUTH_TOKEN"])
 
 
+def write_key_file(home: Path, api: MessagesApi) -> Path:
+    """What the README has a user write, readable by nobody else."""
+    path = home / ".anthropic.env"
+    path.touch(mode=0o600)
+    path.write_text(f"export ANTHROPIC_API_KEY={KEY} ANTHROPIC_BASE_URL={api.base_url} NO_PROXY=127.0.0.1\n")
+    return path
+
+
 @contextmanager
-def _submitted(cluster: RayCluster, key_file: Path, arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+def submitted(
+    cluster: RayCluster, name: str, key_file: Path, arguments: list[str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`ray job submit`, which prints the job's log as long as the job lasts; `name` is the submission's ID."""
     command = shlex.join(["python", "ray_jobs/generate_eval_datasets.py", *arguments])
     submission = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", cluster.dashboard]
-    submission += ["--submission-id", SUBMISSION, "--metadata-json", json.dumps(METADATA), "--working-dir", ".", "--"]
+    submission += ["--submission-id", name, "--metadata-json", json.dumps(METADATA), "--working-dir", ".", "--"]
     entrypoint = ["bash", "-c", f". {shlex.quote(str(key_file))} && exec {command}"]
     job = subprocess.Popen([*submission, *entrypoint], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
