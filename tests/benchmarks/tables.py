@@ -58,9 +58,11 @@ def _seconds_table(by_regime: dict[Regime, dict[str, Outcome]]) -> Table:
 def _details_table(by_regime: dict[Regime, dict[str, Outcome]]) -> Table:
     table = Table(
         title="seconds: median of the calls; CPU: seconds of all cores for a call; others: cores that others kept busy;"
-        "\nmemory: the most that was resident in the engine's process, weights and libraries included"
+        "\nmemory: the most that was resident in the engine's process, weights and libraries included;"
+        "\ntokens a prefix: drawn for each evaluation"
     )
-    headings = ("calls", "least", "most", "CPU", "others", "memory", "outside forward", "evaluations", "distinct")
+    headings = ("calls", "least", "most", "CPU", "others", "memory", "outside forward", "evaluations")
+    headings += ("tokens a prefix", "distinct")
     table.add_column("regime")
     table.add_column("engine")
     for heading in headings:
@@ -86,10 +88,18 @@ def _details(outcome: Outcome) -> tuple[str, ...]:
         f"{measured['cpu_s']:.3f} s",
         f"{measured['cores_of_others']:.1f}",
         "" if peak is None else f"{peak / 1e6:,.0f} MB",
-        "" if outside is None else f"{outside:.3f} s",
+        "" if outside is None else f"{outside:.3f} s, {outside / seconds[-1]:.0%}",  # both are of the last call
         "" if evaluations is None else f"{evaluations:,}",
+        "" if evaluations is None else f"{tokens_drawn(outcome) / evaluations:.1f}",
         f"{measured['num_distinct']:,}",
     )
+
+
+def tokens_drawn(outcome: Outcome) -> float:
+    """Of all draws together, before EOS."""
+    regime = outcome.regime
+    mean_length: float = outcome.measured["mean_length"]
+    return regime.num_prompts * regime.num_draws * mean_length
 
 
 def _remarks(by_regime: dict[Regime, dict[str, Outcome]]) -> list[str]:
