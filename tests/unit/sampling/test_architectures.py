@@ -27,6 +27,15 @@ LAYERS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_windo
 GPT2_SHAPE = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 MAMBA_SHAPE = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+MORE_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+EYE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+LINEAR_ATTENTION = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
 
 SHARING: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", SHAPE),
@@ -43,8 +52,22 @@ SHARING: dict[str, tuple[str, dict[str, Any]]] = {
         {**GROUPED, **LAYERS, "head_dim": 8, "attn_logit_softcapping": 0.5},  # low, so that it matters
     ),
     "gemma3 with sliding window": ("Gemma3TextConfig", {**GROUPED, **LAYERS, "head_dim": 8}),
+    "gemma3 that sees": (
+        "Gemma3Config",
+        {
+            "text_config": {**GROUPED, **LAYERS, "head_dim": 8},
+            "vision_config": {**EYE, "patch_size": 14},
+            "mm_tokens_per_image": 4,
+        },
+    ),
+    "glm4": ("Glm4Config", {**GROUPED, "head_dim": 8}),
     "mistral with sliding window": ("MistralConfig", {**GROUPED, "head_dim": 8, "sliding_window": 4}),
     "mixtral, experts": ("MixtralConfig", {**GROUPED, **EXPERTS}),
+    "olmoe, experts": ("OlmoeConfig", {**GROUPED, **MORE_EXPERTS}),
+    "qwen3, experts": (
+        "Qwen3MoeConfig",
+        {**GROUPED, **MORE_EXPERTS, "head_dim": 8, "moe_intermediate_size": 32},
+    ),
     "opt": ("OPTConfig", {**SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 128}),
 }
 COPYING: dict[str, tuple[str, dict[str, Any]]] = {
@@ -55,6 +78,32 @@ COPYING: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba, state space": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
     "falcon-h1, hybrid": ("FalconH1Config", {**GROUPED, **MAMBA_SHAPE, "mamba_d_ssm": 64, "mamba_n_groups": 1}),
     "lfm2, convolutions": ("Lfm2Config", {**GROUPED, "layer_types": ["conv", "full_attention"], "block_ff_dim": 64}),
+    "qwen3-next, hybrid with experts": (
+        "Qwen3NextConfig",
+        {
+            **GROUPED,
+            **MORE_EXPERTS,
+            **LINEAR_ATTENTION,
+            "layer_types": ["linear_attention", "full_attention"],
+            "head_dim": 8,
+            "moe_intermediate_size": 32,
+            "shared_expert_intermediate_size": 32,
+        },
+    ),
+    "deepseek3, latent attention": (
+        "DeepseekV3Config",
+        {
+            **SHAPE,
+            **LATENT,
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": 32,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "first_k_dense_replace": 1,
+        },
+    ),
     "gpt-oss, attention sinks": ("GptOssConfig", {**GROUPED, **LAYERS, **EXPERTS, "head_dim": 8}),
     "nemotron, layers that do not hand on arguments": ("NemotronConfig", GROUPED),
     "doge, a mask of its own": ("DogeConfig", GROUPED),
@@ -84,8 +133,11 @@ def config_of(class_name: str, shape: dict[str, Any], vocab_size: int) -> Pretra
     if not hasattr(transformers, class_name):
         pytest.skip(f"this transformers has no {class_name}")
     make: Callable[..., PretrainedConfig] = getattr(transformers, class_name)
-    special = {"bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": PAD}
-    return make(vocab_size=vocab_size, **special, **shape)
+    of_text = {"vocab_size": vocab_size, "bos_token_id": EOS, "eos_token_id": EOS, "pad_token_id": PAD}
+    if "text_config" in shape:  # images have tokens of their own, which no text has
+        images = {f"{name}_token_index": vocab_size - 1 for name in ("image", "boi", "eoi")}
+        return make(**shape | {"text_config": shape["text_config"] | of_text}, **images)
+    return make(**of_text, **shape)
 
 
 @pytest.fixture(autouse=True)
