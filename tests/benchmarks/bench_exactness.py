@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", choices=("demo", "smollm2"), default="demo")
     parser.add_argument("--num_prompts", type=int, default=10)
     parser.add_argument("--num_draws", type=int, default=1000)
-    parser.add_argument("--dtypes", nargs="+", choices=("fp64", "fp32", "bf16"), default=("fp32", "bf16"))
+    parser.add_argument("--dtypes", nargs="+", choices=("fp64", "fp32", "bf16"), default=("fp64", "fp32", "bf16"))
     parser.add_argument("--directory", type=Path, default=Path(".bench"))
     arguments = parser.parse_args()
     bench = prepare(arguments.checkpoint, arguments.directory)
