@@ -77,6 +77,7 @@ RAYJOB = record(
         "entrypoint",
         "rayClusterSpec",
         entrypoint=STRING,
+        metadata=MAP,
         shutdownAfterJobFinishes=FLAG,
         ttlSecondsAfterFinished=COUNT,
         backoffLimit=COUNT,
