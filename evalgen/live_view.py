@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -40,7 +42,8 @@ class LiveView:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or _Terminal(stderr=True)
+        # With FORCE_COLOR rich takes a file for a terminal.
+        self._console = console or _Terminal(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
         self._clock = clock
         is_live = self._console.is_interactive and not quiet  # a dumb terminal gets lines, like a file
         # Drawn when there is something new, and never in between: nothing flickers.
@@ -66,7 +69,7 @@ class LiveView:
             _Shown(
                 event="progress",
                 parts=line_parts(progress),
-                time=time_text(progress),
+                time="; ".join(filter(None, (held_text(progress), time_text(progress)))),
                 panel=panel(progress),
                 figures=progress.fields(),
                 same_every_s=SAME_LINE_EVERY_S,
@@ -142,7 +145,7 @@ def panel(progress: Progress) -> RenderableType:
         rows.append(("grading", _bar_line(progress.num_answered, progress.num_questions, _graded(progress))))
         rows.append(("", _judged(progress)))
     if progress.num_requests:
-        rows.append(("judge", Text(JUDGE_AWAY, style="bold red") if progress.is_judge_away else _requests(progress)))
+        rows.append(("judge", _judge(progress)))
         rows.append(("", _tokens(progress)))
     end = [part for part in (_cost(progress), time_text(progress)) if part]
     rows.append(("", "; ".join(end)))
@@ -250,6 +253,13 @@ def _requests(progress: Progress) -> str:
     return f"{rate} requests a minute, {progress.num_in_flight:,} in flight{throttled}"
 
 
+def _judge(progress: Progress) -> RenderableType:
+    if progress.is_judge_away:
+        return Text(JUDGE_AWAY, style="bold red")
+    held = held_text(progress)
+    return Text(held, style="bold yellow") if held else _requests(progress)
+
+
 def _tokens(progress: Progress) -> str:
     sent = _of_limit(progress.input_tokens_per_minute, progress.limits.input_tokens)
     received = _of_limit(progress.output_tokens_per_minute, progress.limits.output_tokens)
@@ -267,6 +277,13 @@ def _cost(progress: Progress) -> str:
 def _of_limit(rate: float | None, limit: float | None) -> str:
     value = "-" if rate is None else count_text(round(rate))
     return value if limit is None else f"{value} of {count_text(round(limit))}"
+
+
+def held_text(progress: Progress) -> str:
+    """Why no request goes, and for how long; nothing where the judge asked for no pause."""
+    if not progress.held_for_s:
+        return ""
+    return f"the judge asked for a pause: {duration_text(ceil(progress.held_for_s))} more"
 
 
 def time_text(progress: Progress) -> str:

@@ -9,11 +9,11 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, get_args
 
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.job_log import known_figures
-from evalgen.records import GradedUnit, Limits
+from evalgen.records import GradedUnit, Limits, VerdictKind
 from evalgen.schedule import FailedUnit, ScheduleFigures
 from evalgen.work import Work
 
@@ -33,7 +33,7 @@ class StoreFigures:
     num_reloaded: int  # the same of units that an earlier part of the job sampled
     verdicts: Mapping[str, int]  # how many completions have got which kind of verdict, whoever asked
     num_cached: int  # verdicts that earlier experiments paid for
-    num_asked_again: int  # questions that took more requests than votes
+    num_asked_again: int  # questions, or votes on them, that took several requests
     first_asked_at: float | None  # when a replica first asked it for work, by the monotonic clock of the driver's node
 
 
@@ -65,6 +65,7 @@ class Progress:
     cost_usd: float | None  # None: the judge's price is unknown
     cap_usd: float | None  # None: there is none
     is_judge_away: bool  # its server fails, and all requests are held back
+    held_for_s: float  # all requests wait yet, because the judge's server asked for a pause
     eta_s: float | None  # seconds left
 
     def fields(self) -> dict[str, Any]:
@@ -84,6 +85,7 @@ class Monitor:
         self._failed: set[str] = set()
         self._store: StoreFigures | None = None
         self._limiter: LimiterState | None = None
+        self._held_until = now
         self._start_s: float | None = None
         self._carried = Carried()
         self._answered = Window(shortest_s=SHORTEST_FOR_ETA_S)
@@ -108,7 +110,7 @@ class Monitor:
                 if store.schedule.seconds_left != self._sampling_left[0]:
                     self._sampling_left = (store.schedule.seconds_left, now)
             if limiter is not None:
-                self._limiter = limiter
+                self._limiter, self._held_until = limiter, now + limiter.held_for_s
             progress = self._progress(now)
             self._answered.add(now, progress.num_answered)
             if limiter is not None:
@@ -123,7 +125,7 @@ class Monitor:
     def _progress(self, now: float) -> Progress:
         store, limiter = self._store or NOTHING_STORED, self._limiter or LimiterState()
         total, schedule, requests = self._carried.total, store.schedule, limiter.requests
-        verdicts = Counter({kind: int(total(kind, number)) for kind, number in sorted(store.verdicts.items())})
+        verdicts = Counter({kind: int(total(kind, store.verdicts.get(kind, 0))) for kind in get_args(VerdictKind)})
         num_questions = max(
             store.num_questions + int(total("reloaded", store.num_reloaded)), num_graded := sum(self._graded.values())
         )
@@ -156,6 +158,7 @@ class Monitor:
             cost_usd=None if requests.num_unpriced else spent_usd,
             cap_usd=limiter.cap_usd,
             is_judge_away=limiter.breaker != "closed",
+            held_for_s=max(0.0, self._held_until - now),
             eta_s=self._eta_s(schedule, store.num_questions, num_questions - num_answered, now),
         )
 

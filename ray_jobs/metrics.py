@@ -1,30 +1,34 @@
 """The job's metrics on Ray's metrics endpoint, for Prometheus: `ray_evalgen_...`, counters with `_total`.
 
 Each is exported by the actor that knows it, as what has come since it was last exported: a call that Ray repeats adds
-nothing. A process that begins anew begins at 0, as Prometheus expects. All have the job's ID as Ray's own metrics have
-it, so that jobs at one time on one cluster are told apart.
+nothing. A process that begins anew has series of its own, which begin at 0; those of what the store finds on disk begin
+there. All have the job's ID as Ray's own metrics have it, so that jobs at one time on one cluster are told apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import get_args
 
 import ray
 from ray.util.metrics import Counter, Gauge
 
 from evalgen.grading.batch_progress import BatchProgress, BatchTotals
+from evalgen.grading.limiter_records import Ended
 from evalgen.grading.limiter_state import LimiterState
 from evalgen.grading.request_totals import RequestTotals
 from evalgen.grading.shared_verdicts import SharedVerdicts
-from evalgen.records import Checkpoint, Limits
+from evalgen.records import Checkpoint, Limits, VerdictKind
 
 JOB_TAG = "JobId"
 CHECKPOINT_TAGS = ("run", "checkpoint")
+BY_GRADER = ("grader",)
 
 
 class Total:
-    """A counter that follows a total."""
+    """A counter that follows a total. It is there from 0 on: else no alert would see the first failure."""
 
     def __init__(self, name: str, description: str, tag_keys: tuple[str, ...] = ()) -> None:
         self._counter = Counter(name, description=description, tag_keys=(*tag_keys, JOB_TAG))
@@ -34,8 +38,8 @@ class Total:
     def bring_to(self, total: float, *tags: str) -> None:
         """`tags` are values, in the order of the keys."""
         more = total - self._exported.get(tags, 0)
-        if more > 0:
-            self._counter.inc(more, tags=_with_job(self._tag_keys, tags))
+        if more > 0 or tags not in self._exported:
+            self._counter._record(more, tags=_with_job(self._tag_keys, tags))  # `inc` refuses 0
             self._exported[tags] = total
 
 
@@ -53,7 +57,7 @@ class Level:
 
 @dataclass(kw_only=True)
 class SampledTotals:
-    """Of one checkpoint, since the store's process began."""
+    """Of one checkpoint: all that is stored of this part of the job; failures since the store's process began."""
 
     draws: int = 0
     distinct_completions: int = 0  # summed over units: one that two units have counts twice
@@ -71,10 +75,8 @@ class StoreTotals:
     """What the store exports."""
 
     planned: Mapping[Checkpoint, int]  # units
-    sampled: dict[Checkpoint, SampledTotals] = field(default_factory=dict)
-
-    def of(self, checkpoint: Checkpoint) -> SampledTotals:
-        return self.sampled.setdefault(checkpoint, SampledTotals())
+    sampled: defaultdict[Checkpoint, SampledTotals] = field(default_factory=lambda: defaultdict(SampledTotals))
+    graders: set[str] = field(default_factory=set)  # that questions were claimed for
 
 
 class StoreMetrics:
@@ -91,10 +93,9 @@ class StoreMetrics:
     def export(self, totals: StoreTotals, verdicts: SharedVerdicts, num_waiting: int) -> None:
         for checkpoint, number in totals.planned.items():
             self._planned.set(number, checkpoint.run, checkpoint.name)
-        for checkpoint, sampled in totals.sampled.items():
             for name, counter in self._sampled.items():
-                counter.bring_to(getattr(sampled, name), checkpoint.run, checkpoint.name)
-        self._questions.export(verdicts, num_waiting)
+                counter.bring_to(getattr(totals.sampled[checkpoint], name), checkpoint.run, checkpoint.name)
+        self._questions.export(verdicts, num_waiting, totals.graders)
 
 
 class LimiterMetrics:
@@ -102,13 +103,14 @@ class LimiterMetrics:
 
     def __init__(self) -> None:
         self._requests = _RequestMetrics()
-        self._throttled = Total("evalgen_throttled", "requests that the server put off with a 429", ("grader",))
-        self._wait = Total("evalgen_limiter_wait_seconds", "that requests waited for their turn, in all", ("grader",))
+        self._throttled = Total("evalgen_throttled", "requests that the server put off with a 429", BY_GRADER)
+        self._wait = Total("evalgen_limiter_wait_seconds", "that requests wait for their turn, all added up", BY_GRADER)
         self._limits = {
             it.name: Level(f"evalgen_limit_{it.name}_per_minute", "that the job keeps to; absent: none is known")
             for it in fields(Limits)
         }
         self._breaker = Level("evalgen_breaker_open", "1 while the judge's server fails and all requests wait")
+        self._held = Level("evalgen_held_seconds", "that all requests wait yet: the judge's server asked for a pause")
 
     def export(self, state: LimiterState) -> None:
         self._requests.export(state.requests_of, state.num_in_flight)
@@ -118,6 +120,7 @@ class LimiterMetrics:
         for name, level in self._limits.items():
             level.set(getattr(state.limits, name))
         self._breaker.set(int(state.breaker != "closed"))
+        self._held.set(state.held_for_s)
 
 
 class BatchMetrics:
@@ -136,22 +139,24 @@ class _QuestionMetrics:
 
     def __init__(self) -> None:
         self._answered = Total("evalgen_questions_answered", "questions with a new verdict", ("grader", "verdict"))
-        self._asked = Total("evalgen_questions_asked", "of these, asked in this part of the job", ("grader",))
-        self._cached = Total("evalgen_questions_cached", "of these, paid for by an earlier experiment", ("grader",))
-        self._ungraded = Total("evalgen_questions_ungraded", "of these, without a judgement", ("grader",))
-        self._retried = Total("evalgen_questions_retried", "of these, that took more requests than votes", ("grader",))
+        self._asked = Total(
+            "evalgen_questions_asked", "questions asked in this part of the job and answered", BY_GRADER
+        )
+        self._cached = Total("evalgen_questions_cached", "questions that an earlier experiment had paid for", BY_GRADER)
+        self._ungraded = Total("evalgen_questions_ungraded", "questions that get no judgement", BY_GRADER)
+        self._retried = Total("evalgen_questions_retried", "questions, or votes, that took several requests", BY_GRADER)
         self._waiting = Level("evalgen_questions_waiting", "completions that have no verdict yet")
 
-    def export(self, totals: SharedVerdicts | BatchTotals, num_waiting: int) -> None:
-        num_asked: dict[str, int] = {}
-        for (grader, kind), number in totals.answered.items():
-            self._answered.bring_to(number, grader, kind)
-            num_asked[grader] = num_asked.get(grader, -totals.cached[grader]) + number
-            if kind == "ungraded":
-                self._ungraded.bring_to(number, grader)
-        _bring_all(self._asked, num_asked.items())
-        _bring_all(self._cached, totals.cached.items())
-        _bring_all(self._retried, totals.asked_again.items())
+    def export(self, totals: SharedVerdicts | BatchTotals, num_waiting: int, graders: Collection[str] = ()) -> None:
+        """`graders` are those that may not have answered yet."""
+        for grader in {*graders, *totals.asked_again, *(grader for grader, _ in totals.answered)}:
+            answered = {kind: totals.answered[grader, kind] for kind in get_args(VerdictKind)}
+            for kind, number in answered.items():
+                self._answered.bring_to(number, grader, kind)
+            self._asked.bring_to(sum(answered.values()) - totals.cached[grader], grader)
+            self._cached.bring_to(totals.cached[grader], grader)
+            self._ungraded.bring_to(answered["ungraded"], grader)
+            self._retried.bring_to(totals.asked_again[grader], grader)
         self._waiting.set(num_waiting)
 
 
@@ -160,18 +165,20 @@ class _RequestMetrics:
 
     def __init__(self) -> None:
         self._requests = Total("evalgen_requests", "grading requests that have ended", ("grader", "outcome"))
-        self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them", ("grader",))
-        self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with", ("grader",))
-        self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known", ("grader",))
+        self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them", BY_GRADER)
+        self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with", BY_GRADER)
+        self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known", BY_GRADER)
+        self._unpriced = Total("evalgen_requests_unpriced", "that cost something, and nobody knows what", BY_GRADER)
         self._in_flight = Level("evalgen_requests_in_flight", "grading requests under way")
 
     def export(self, requests_of: Mapping[str, RequestTotals], num_in_flight: int) -> None:
         for grader, totals in requests_of.items():
-            for outcome, number in totals.outcomes.items():
-                self._requests.bring_to(number, grader, outcome)
+            for outcome in get_args(Ended):
+                self._requests.bring_to(totals.outcomes[outcome], grader, outcome)
             self._input_tokens.bring_to(totals.input_tokens, grader)
             self._output_tokens.bring_to(totals.output_tokens, grader)
             self._cost.bring_to(totals.cost_usd, grader)
+            self._unpriced.bring_to(totals.num_unpriced, grader)
         self._in_flight.set(num_in_flight)
 
 
@@ -181,22 +188,21 @@ class ReplicaMetrics:
     def __init__(self) -> None:
         self._kv_bytes = Level(
             "evalgen_kv_bytes",
-            "keys, values and recurrent states: the most that the last unit had of them at once; absent: not known",
+            "keys, values and recurrent states: the most that the last unit had at once; 0: not known, or of another",
             CHECKPOINT_TAGS,
         )
+        self._last: Checkpoint | None = None
 
     def export(self, checkpoint: Checkpoint, kv_bytes: int) -> None:
         """After a unit of it."""
-        self._kv_bytes.set(kv_bytes or None, checkpoint.run, checkpoint.name)
+        if self._last and self._last != checkpoint:  # a gauge cannot be taken back
+            self._kv_bytes.set(0, self._last.run, self._last.name)
+        self._kv_bytes.set(kv_bytes, checkpoint.run, checkpoint.name)
+        self._last = checkpoint
 
 
 def _with_job(keys: Iterable[str], values: Iterable[str]) -> dict[str, str]:
     return {JOB_TAG: ray.get_runtime_context().get_job_id(), **dict(zip(keys, values, strict=True))}
-
-
-def _bring_all(counter: Total, totals: Iterable[tuple[str, float]]) -> None:
-    for tag, total in totals:
-        counter.bring_to(total, tag)
 
 
 SAMPLED_DESCRIPTIONS = {

@@ -19,12 +19,14 @@ import ray
 
 from evalgen.grading.shared_verdicts import Claim, SharedVerdicts
 from evalgen.job_log import Event, EventHandler, EventList, EventsRead, fields, known_figures, log_in_process
+from evalgen.journal import journal_lines
 from evalgen.progress import StoreFigures
 from evalgen.records import Answer, Question, SamplingUnit
 from evalgen.sample_tables import drawn_or_enumerated
 from evalgen.schedule import FailedUnit, Schedule
 from evalgen.unit_store import SamplingCost, StoredUnit, UnitStore
-from evalgen.verdict_store import VerdictStore
+from evalgen.verdict_store import JOURNAL, VerdictStore
+from evalgen.verdict_table import VOTING
 from evalgen.work import read_units
 from ray_jobs.metrics import StoreMetrics, StoreTotals
 
@@ -66,17 +68,23 @@ class StoreActor:
         self._samples = UnitStore(samples)
         self._verdicts = VerdictStore(verdicts, earlier_verdicts)
         self._shared = SharedVerdicts(self._verdicts)
-        self._stored = {unit.unit_id: unit.dataset for unit in self._samples.stored}
+        stored = {unit.unit_id: unit for unit in self._samples.stored}
+        self._stored = {unit_id: unit.dataset for unit_id, unit in stored.items()}
         planned = read_units(units)
         self._schedule = Schedule([unit for unit in planned if unit.id not in self._stored], num_replicas)
         self._asked_later = frozenset(asked_later)
         self._num_draws = self._num_distinct = self._num_questions = 0
         self._reloaded: dict[str, int] = {}  # by unit of an earlier part of the job, its questions
         self._before = [unit for unit in planned if unit.id in self._stored]  # by a process of this actor that died
-        for unit in self._before:
-            self._count(unit, self._samples.load(unit.id))
         self._metrics = StoreMetrics()
         self._totals = StoreTotals(planned=Counter(unit.checkpoint for unit in planned))
+        judged = _judged(verdicts) if self._before else set()
+        self._num_judged_before = 0  # completions of these that have verdicts: most are not asked about again
+        for unit in self._before:
+            samples_of_unit = self._samples.load(unit.id)
+            self._count(unit, samples_of_unit, stored[unit.id].costs[unit.id])
+            if unit.dataset not in self._asked_later:
+                self._num_judged_before += _num_judged(unit, samples_of_unit, judged)
         self._ids = {unit.id for unit in planned}
         self._devices: set[str] = set()  # all that asked for work
         self._num_replicas = num_replicas
@@ -123,15 +131,7 @@ class StoreActor:
         self._schedule.finished(unit.id, cost)
         if unit.id not in self._stored:  # else Ray has repeated the call
             self._stored[unit.id] = unit.dataset
-            num_draws, num_distinct = self._count(unit, samples)
-            totals = self._totals.of(unit.checkpoint)
-            totals.draws += num_draws
-            totals.distinct_completions += num_distinct
-            totals.model_evaluations += cost.model_evaluations
-            totals.units_done += 1
-            totals.checkpoint_load_seconds += cost.load_s
-            totals.sampling_seconds += cost.sample_s
-            totals.out_of_memory_halvings += cost.out_of_memory_halvings
+            num_draws, num_distinct = self._count(unit, samples, cost)
             figures = {
                 "unit_id": unit.id,
                 "dataset": unit.dataset,
@@ -170,6 +170,7 @@ class StoreActor:
         return self._schedule.failures
 
     async def claim_questions(self, questions: Sequence[Question], holder: str) -> list[Claim]:
+        self._totals.graders.update(question.grader.model for question in questions)
         return await self._shared.claim(questions, holder)
 
     async def wait_for_verdicts(self, questions: Sequence[Question], holder: str) -> list[Claim]:
@@ -216,26 +217,35 @@ class StoreActor:
         """The verdicts as one file. More may be added later."""
         self._verdicts.close()
 
-    def _count(self, unit: SamplingUnit, samples: pa.Table) -> tuple[int, int]:
+    def _count(self, unit: SamplingUnit, samples: pa.Table, cost: SamplingCost) -> tuple[int, int]:
         """Draws and distinct completions of a unit that is stored."""
         num_draws, num_distinct = unit.num_draws * len(unit.queries), num_completions(drawn_or_enumerated(samples))
         self._num_draws += num_draws
         self._num_distinct += num_distinct
         if unit.dataset not in self._asked_later:
             self._num_questions += num_completions(samples)
+        totals = self._totals.sampled[unit.checkpoint]
+        totals.draws += num_draws
+        totals.distinct_completions += num_distinct
+        totals.model_evaluations += cost.model_evaluations
+        totals.units_done += 1
+        totals.checkpoint_load_seconds += cost.load_s
+        totals.sampling_seconds += cost.sample_s
+        totals.out_of_memory_halvings += cost.out_of_memory_halvings
         return num_draws, num_distinct
 
     def _export(self) -> None:
         failed = Counter(failure.unit.checkpoint for failure in self._schedule.failures)
         for checkpoint, number in failed.items():
-            self._totals.of(checkpoint).units_failed = number
+            self._totals.sampled[checkpoint].units_failed = number
         for checkpoint, number in self._schedule.retried.items():
-            self._totals.of(checkpoint).units_retried = number
+            self._totals.sampled[checkpoint].units_retried = number
         self._metrics.export(self._totals, self._shared, self._num_waiting())
 
     def _num_waiting(self) -> int:
         """Completions in the pipeline that have no verdict yet."""
-        return max(0, self._num_questions + sum(self._reloaded.values()) - self._shared.told.total())
+        num_judged = self._num_judged_before + self._shared.told.total()
+        return max(0, self._num_questions + sum(self._reloaded.values()) - num_judged)
 
     def _is_stuck(self) -> bool:
         """Units wait and nobody samples, though Ray does not hold replicas back for judges that are slower."""
@@ -279,6 +289,19 @@ class StoreActor:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _judged(verdicts: Path) -> set[int]:
+    """Of each prompt and completion that has a verdict its hash: a million texts would not fit beside all else."""
+    rows = (row for _, row in journal_lines(verdicts / JOURNAL) if row is not None and row["error"] != VOTING)
+    return {hash((row["prompt"], row["completion"])) for row in rows}
+
+
+def _num_judged(unit: SamplingUnit, samples: pa.Table, judged: Collection[int]) -> int:
+    """How many of a unit's distinct completions are among `judged`."""
+    prompts = {query.id: query.prompt for query in unit.queries}
+    distinct = set(zip(samples["prompt_id"].to_pylist(), samples["completion"].to_pylist(), strict=True))
+    return sum(hash((prompts[prompt_id], completion)) in judged for prompt_id, completion in distinct)
 
 
 def num_completions(samples: pa.Table) -> int:

@@ -80,12 +80,10 @@ def panel_json(panel: Panel) -> Json:
             "tooltip": {"mode": "multi", "sort": "desc"},
         }
     else:
-        steps: list[Json] = [{"color": "green", "value": None}]
-        if panel.worst:
-            steps.append({"color": panel.worst, "value": 1e-9})
+        steps: list[Json] = [{"color": color, "value": value} for value, color in ((None, "green"), *panel.colors)]
         defaults |= {"color": {"mode": "thresholds"}, "thresholds": {"mode": "absolute", "steps": steps}}
     if panel.kind == "stat":
-        is_bad = bool(panel.worst)
+        is_bad = bool(panel.colors)
         options |= {"colorMode": "background" if is_bad else "value", "graphMode": "none" if is_bad else "area"}
     return {
         "type": panel.kind,

@@ -15,10 +15,13 @@ from configs.grafana.queries import (
     ENDED,
     EQUIVALENT,
     FAILED_A_SECOND,
+    FAILING,
     IN_FLIGHT,
     JUDGED,
     NODES,
+    PAUSE_OR_FAILING,
     PLANNED,
+    PLANNED_OF_EACH,
     SAMPLING_LEFT,
     SERVER_FAILS,
     WAITING,
@@ -26,14 +29,19 @@ from configs.grafana.queries import (
     asked,
     gauge,
     judged,
+    known_cost,
     or_zero,
+    priced,
     rate,
     sampled,
 )
 
+MORE_THAN_0 = 1e-9
 NO_JOB = "no job in this time"
 NO_SAMPLING = "no sampling in this time"
 NO_LIMITER = "no job, or it waits for batches"
+NO_COST = "nothing is paid yet"
+NO_PRICE = ((-1, "cost unknown: no price"),)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +57,7 @@ class Panel:
     width: int = 12
     is_stacked: bool = False
     most: float | None = None  # of what a gauge shows
-    worst: str = ""  # the color of a number above 0; "": it is no bad news
+    colors: tuple[tuple[float, str], ...] = ()  # of numbers from these on; (): it is no bad news
     words: tuple[tuple[float, str], ...] = ()  # in place of numbers
 
 
@@ -61,7 +69,8 @@ def number(title: str, description: str, query: str, unit: str = "short", **more
 
 def trouble(title: str, description: str, query: str, known: str, *, worst: str = "red", **more: Any) -> Panel:
     """A number that should be 0, and is where only `known` has an answer."""
-    return number(title, description, or_zero(query, known), worst=worst, words=((0, "none"),), width=3, **more)
+    colors = ((MORE_THAN_0, worst),)
+    return number(title, description, or_zero(query, known), colors=colors, words=((0, "none"),), width=3, **more)
 
 
 HOW_FAR = (
@@ -104,18 +113,20 @@ HOW_FAR = (
     ),
     number(
         "Cost",
-        "What the judge has cost in this part of the job, of models with a known price. Offline judges are free. "
-        "While the job waits for batches: what those that have ended cost.",
-        f"sum({asked('cost_usd')})",
+        "What the judges have cost in this part of the job: requests and batches that have ended. Offline judges are "
+        "free. Not known where the price of one is not.",
+        known_cost(f"sum({asked('cost_usd')})"),
         "currencyUSD",
-        no_data="nothing is paid yet",
+        no_data=NO_COST,
+        words=NO_PRICE,
     ),
     number(
         "Cost of all that is sampled",
         "The cost so far, and as much again for each completion that waits. What is not sampled yet is not in it.",
-        f"sum({asked('cost_usd')}) * {ASKED_IN_ALL} / ({ANSWERED} > 0)",
+        known_cost(f"sum({asked('cost_usd')}) * {ASKED_IN_ALL} / ({ANSWERED} > 0)"),
         "currencyUSD",
-        no_data="nothing is paid yet",
+        no_data=NO_COST,
+        words=NO_PRICE,
     ),
 )
 
@@ -123,12 +134,14 @@ WRONG = (
     number(
         "Judge's server",
         "Failing: it answered five requests in a row with errors. All requests wait, and one at a time finds out "
-        "whether it is well again. After --max_outage_minutes the job stops and says how to go on.",
-        SERVER_FAILS,
+        "whether it is well again. After --max_outage_minutes the job stops and says how to go on. A pause: the server "
+        "wants no request for so long, and all wait.",
+        PAUSE_OR_FAILING,
+        unit="suffix: s of pause",
         width=3,
         no_data=NO_LIMITER,
-        worst="red",
-        words=((0, "well"), (1, "failing")),
+        colors=((MORE_THAN_0, "orange"), (FAILING, "red")),
+        words=((0, "well"), (FAILING, "failing")),
     ),
     trouble(
         "Units given up",
@@ -155,7 +168,7 @@ WRONG = (
     ),
     trouble(
         "Asked again",
-        "Questions that took more requests than votes, because of faults or of replies that could not be read.",
+        "Questions, or votes on them, that took several requests, because of faults or of unreadable replies.",
         f"sum({judged('questions_retried')})",
         WAITING,
         worst="orange",
@@ -193,7 +206,7 @@ SAMPLING = (
         description="Sampling units that are stored, and those that this part of the job has, by checkpoint.",
         queries=(
             ("{{run}} {{checkpoint}}", f"sum by (run, checkpoint) ({sampled('units_done')})"),
-            ("{{run}} {{checkpoint}}, planned", f"max by (run, checkpoint) ({gauge('units_planned', CHECKPOINTS)})"),
+            ("{{run}} {{checkpoint}}, planned", f"sum by (run, checkpoint) ({PLANNED_OF_EACH})"),
         ),
         no_data=NO_SAMPLING,
     ),
@@ -212,7 +225,7 @@ SAMPLING = (
             (
                 "{{run}} {{checkpoint}}",
                 f"sum by (run, checkpoint) ({sampled('distinct_completions')})"
-                f" / sum by (run, checkpoint) ({sampled('draws')})",
+                f" / (sum by (run, checkpoint) ({sampled('draws')}) > 0)",
             ),
         ),
         unit="percentunit",
@@ -240,7 +253,7 @@ SAMPLING = (
     Panel(
         title="Keys and values",
         description="The most that the last unit of each replica had of them at once, recurrent states included.",
-        queries=(("{{NodeAddress}} {{checkpoint}}", gauge("kv_bytes", CHECKPOINTS)),),
+        queries=(("{{NodeAddress}} {{checkpoint}}", f"{gauge('kv_bytes', CHECKPOINTS)} > 0"),),
         unit="bytes",
         no_data="nothing is sampled yet, or each draw by itself",
     ),
@@ -268,10 +281,10 @@ GRADING = (
     ),
     Panel(
         title="Questions asked, and paid for earlier",
-        description="Those with a verdict, by judge: asked in this part of the job, or paid for by an earlier "
-        "experiment. The latter cost nothing again; --use_grader_cache false asks them anew.",
+        description="Those with a verdict, by judge: asked and answered in this part of the job, or paid for by an "
+        "earlier experiment. The latter cost nothing again; --use_grader_cache false asks them anew.",
         queries=(
-            ("{{grader}}, asked", f"sum by (grader) ({judged('questions_asked')})"),
+            ("{{grader}}, answered now", f"sum by (grader) ({judged('questions_asked')})"),
             ("{{grader}}, paid for earlier", f"sum by (grader) ({judged('questions_cached')})"),
         ),
         no_data="nothing is judged yet",
@@ -311,28 +324,31 @@ LIMITER = (
     ),
     Panel(
         title="Requests that wait for their turn",
-        description="On average, how many did at any time: seconds waited, by the second.",
+        description="On average, how many did at any time: seconds that all of them waited, by the second.",
         queries=(("waiting", f"sum({rate('limiter_wait_seconds')})"),),
         no_data="none had to",
     ),
 )
 
+NO_KNOWN_COST = f"{NO_COST}, or no price is known"
+COST_OF_1000 = f"1000 * sum by (grader) ({asked('cost_usd')}) / (sum by (grader) ({ANSWERS}) > 0)"
+
 COST = (
     Panel(
         title="Dollars",
         description="What each judge has cost in this part of the job.",
-        queries=(("{{grader}}", f"sum by (grader) ({asked('cost_usd')})"),),
+        queries=(("{{grader}}", priced(f"sum by (grader) ({asked('cost_usd')})")),),
         unit="currencyUSD",
         is_stacked=True,
-        no_data="nothing is paid yet",
+        no_data=NO_KNOWN_COST,
     ),
     Panel(
         title="Dollars an hour",
         description="At the pace of the moment. --max_grading_cost_usd caps the sum, over all parts of a job.",
-        queries=(("{{grader}}", f"3600 * sum by (grader) ({rate('cost_usd')})"),),
+        queries=(("{{grader}}", priced(f"3600 * sum by (grader) ({rate('cost_usd')})")),),
         unit="currencyUSD",
         is_stacked=True,
-        no_data="nothing is paid yet",
+        no_data=NO_KNOWN_COST,
     ),
     Panel(
         title="Tokens",
@@ -344,9 +360,9 @@ COST = (
     Panel(
         title="Dollars for a thousand verdicts",
         description="Verdicts from the cache count among them.",
-        queries=(("{{grader}}", f"1000 * sum by (grader) ({asked('cost_usd')}) / (sum by (grader) ({ANSWERS}) > 0)"),),
+        queries=(("{{grader}}", priced(COST_OF_1000)),),
         unit="currencyUSD",
-        no_data="nothing is paid yet",
+        no_data=NO_KNOWN_COST,
     ),
 )
 

@@ -45,6 +45,10 @@ class Breaker:
             return "closed"
         return "open" if self._probe is None else "half-open"
 
+    def held_for_s(self, now: float) -> float:
+        """How long the server wants no request, as it has said; 0: it has not, or that is over."""
+        return max(0.0, self._hold_until - now)
+
     def pause_s(self, now: float) -> float:
         """How long until a request may go: 0, now; infinite, when the probe is back.
 
@@ -52,7 +56,7 @@ class Breaker:
             GraderUnavailable: the server has answered nobody for too long.
         """
         self._check_outage(now)
-        hold_s = max(0.0, self._hold_until - now)
+        hold_s = self.held_for_s(now)
         if not self._pause_s:
             return hold_s
         return math.inf if self._probe is not None else max(hold_s, self._open_until - now)

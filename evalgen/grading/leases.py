@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+import contextlib
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 
 from evalgen.grading.gathering import Gathered
@@ -11,6 +12,7 @@ from evalgen.grading.limiter_records import Demand, Lease, Outcome, RequestLimit
 
 MOST_IN_A_CALL = 100
 LINGER_S = 0.01  # nobody waits for what is given back: the next request has its lease already
+WAITS_TOLD_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +32,8 @@ class Leases:
         self._acquiring: asyncio.Task[None] | None = None
         self._outcomes = Gathered(limiter.settle, LINGER_S)
         self._settled: asyncio.Future[None] | None = None
+        self._waits = _Waits()
+        self._telling: asyncio.Task[None] | None = None
 
     async def acquire(self, demand: Demand) -> Lease:
         """Waits until the request may be sent; returns its lease.
@@ -40,12 +44,17 @@ class Leases:
         granted: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Request(demand, granted))
         self._begin_to_acquire()
+        self._waits.add(demand.grader, +1)
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._tell_waits())
         try:
             return await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
                 self.settle(Outcome(lease=granted.result(), kind="unsent"))
             raise
+        finally:
+            self._waits.add(demand.grader, -1)
 
     def settle(self, outcome: Outcome) -> None:
         """Gives a lease back, soon: nobody has to wait for that."""
@@ -66,8 +75,9 @@ class Leases:
 
     async def aclose(self) -> None:
         """Asks for no more, gives back what cannot be used any more, and waits until that has arrived."""
-        if self._acquiring is not None:
-            self._acquiring.cancel()
+        for task in (self._acquiring, self._telling):
+            if task is not None:
+                task.cancel()
         while self._ahead:
             self._give_back(Outcome(lease=self._ahead.popleft()[0], kind="unsent"))
         await self.settled()
@@ -98,6 +108,15 @@ class Leases:
                     self._ahead.append((lease, request))
             self._hand_out_ahead()
 
+    async def _tell_waits(self) -> None:
+        """Now and then, while requests wait and once afterwards: one that waits for hours is seen to wait."""
+        num_before = 1
+        while num_before or self._waits.num_waiting:
+            await asyncio.sleep(WAITS_TOLD_EVERY_S)
+            num_before = self._waits.num_waiting
+            with contextlib.suppress(Exception):  # of whatever kind, those who wait get it from `acquire`
+                await self._limiter.waited(self._waits.taken())
+
     def _hand_out_ahead(self) -> None:
         while self._ahead and self._may_be_used(self._ahead[0][0]):
             self._hand_out(*self._ahead.popleft())
@@ -114,3 +133,27 @@ class Leases:
     def _give_back(self, outcome: Outcome) -> None:
         self._num_settled[outcome.lease.limiter] += 1
         self._settled = self._outcomes.add([outcome])
+
+
+class _Waits:
+    """Seconds that requests wait, by grader, as they pass."""
+
+    def __init__(self) -> None:
+        self._num_waiting: Counter[str] = Counter()
+        self._at_0: defaultdict[str, float] = defaultdict(float)  # had those who wait done so since the clock's 0
+        self._taken: dict[str, float] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        return self._num_waiting.total()
+
+    def add(self, grader: str, number: int) -> None:
+        """So many more wait from now on."""
+        self._num_waiting[grader] += number
+        self._at_0[grader] -= number * asyncio.get_running_loop().time()
+
+    def taken(self) -> dict[str, float]:
+        """What has passed since this was last called."""
+        now, before = asyncio.get_running_loop().time(), self._taken
+        self._taken = {grader: self._at_0[grader] + number * now for grader, number in self._num_waiting.items()}
+        return {grader: seconds - before.get(grader, 0.0) for grader, seconds in self._taken.items()}

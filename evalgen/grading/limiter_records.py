@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from evalgen.records import Limits
+
+# How a request that was sent ends. rejected: the server did not like it; failed: the server did, or the line
+Ended = Literal["answered", "rejected", "throttled", "failed", "abandoned"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +37,7 @@ class Outcome:
     """What became of a request."""
 
     lease: Lease
-    # rejected: the server did not like the request; failed: the server did; unsent: nothing was asked after all
-    kind: Literal["answered", "rejected", "throttled", "failed", "abandoned", "unsent"]
+    kind: Ended | Literal["unsent"]  # unsent: nothing was asked after all
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float | None = 0.0  # None: it may have been charged for, and nobody knows
@@ -57,6 +59,10 @@ class RequestLimiter(Protocol):
 
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Gives leases back."""
+        ...
+
+    async def waited(self, seconds_of: Mapping[str, float]) -> None:
+        """How long a process's requests have waited since it last told, all added up, by grader."""
         ...
 
     async def still_here(self, holder: str) -> None:

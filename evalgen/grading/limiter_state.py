@@ -18,6 +18,7 @@ class LimiterState:
     num_in_flight: int = 0
     limits: Limits = field(default_factory=Limits)  # that hold now
     breaker: Literal["closed", "open", "half-open"] = "closed"
+    held_for_s: float = 0.0  # from now on no request goes, as the server has asked for that
     spent_usd: float | None = None  # over all parts of the job; None: nothing limits it
     cap_usd: float | None = None
 

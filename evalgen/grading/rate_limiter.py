@@ -14,7 +14,7 @@ import math
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from evalgen.grading.breaker import Breaker
@@ -84,6 +84,7 @@ class RateLimiter:
             num_in_flight=self.num_in_flight,
             limits=Limits(**{name: bucket.per_minute for name, bucket in self._buckets.items()}),
             breaker=self._breaker.state,
+            held_for_s=self._breaker.held_for_s(self._clock()),
             spent_usd=None if spending is None else spending.spent_usd,
             cap_usd=None if spending is None else spending.cap_usd,
         )
@@ -95,7 +96,6 @@ class RateLimiter:
             GraderUnavailable: the server has been away for too long.
             GradingBudgetSpent: no request may be paid for any more.
         """
-        asked_at = self._clock()
         self._presence.heard(holder)
         self._connections.queue(holder)
         try:
@@ -103,7 +103,7 @@ class RateLimiter:
                 while (pause_s := self._pause_s(demands[0], holder)) > 0:
                     await self._wait_up_to(pause_s)
                 # Nothing is awaited from here on, so a caller that is cancelled takes nothing with it.
-                return self._grant_all(demands, holder, asked_at)
+                return self._grant_all(demands, holder)
         finally:
             self._connections.leave_queue(holder)
 
@@ -116,6 +116,10 @@ class RateLimiter:
         if self._spending is not None and not self._leases:
             self._spending.write_down()  # else a job that has ended would seem to have requests in flight
         self._changed.set()
+
+    async def waited(self, seconds_of: Mapping[str, float]) -> None:
+        for grader, seconds in seconds_of.items():
+            self._requests_of[grader].wait_s += seconds
 
     async def still_here(self, holder: str) -> None:
         self._presence.heard(holder)
@@ -143,7 +147,7 @@ class RateLimiter:
         expected = self._expected
         return 1.0, demand.num_bytes * expected.tokens_of_byte, demand.num_questions * expected.tokens_of_answer
 
-    def _grant_all(self, demands: Sequence[Demand], holder: str, asked_at: float) -> list[Lease]:
+    def _grant_all(self, demands: Sequence[Demand], holder: str) -> list[Lease]:
         """The first, whose turn it is, and those after it that need not wait either."""
         if not self._presence.knows(holder):
             return []  # it died in the queue, or is to ask again
@@ -154,7 +158,6 @@ class RateLimiter:
             leases.append(self._grant(demand, holder))
         if self._spending is not None:
             self._spending.write_down()
-        self._requests_of[demands[0].grader].wait_s += self._clock() - asked_at
         return leases
 
     def _grant(self, demand: Demand, holder: str) -> Lease:

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, fields
 class RequestTotals:
     """Of one grader or of several, since the process that counts began."""
 
-    outcomes: Counter[str] = field(default_factory=Counter)  # by `limiter_records.Outcome.kind`, if sent
+    outcomes: Counter[str] = field(default_factory=Counter)  # by `limiter_records.Ended`
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0  # of the requests whose cost is known
     num_unpriced: int = 0  # that cost something, and nobody knows what
-    wait_s: float = 0.0  # for their turn
+    wait_s: float = 0.0  # for their turn, of all that waited or do, as far as their processes have told
 
     def count(
         self, outcome: str, *, input_tokens: int, output_tokens: int, cost_usd: float | None, is_unpriced: bool

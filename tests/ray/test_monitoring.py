@@ -35,6 +35,7 @@ from ray_jobs import generate_eval_datasets
 from tests.messages_api import API_KEY, HeldRequest, MessagesApi, error, overloaded, rate_limited
 from tests.ray.conftest import REPOSITORY, RayCluster
 from tests.ray.jobs import Experiment, mayors_arguments, run_job
+from tests.unit.test_grafana import interpolated
 from tests.waiting import wait_until
 
 DASHBOARD = json.loads((REPOSITORY / "configs/grafana/evalgen_dashboard.json").read_text())
@@ -80,13 +81,6 @@ class Prometheus:
         """What a panel of one number shows: the last, as its reducer says."""
         ((_, series),) = self.panel(title, job).items()
         return series[0][-1][1] if series else None
-
-
-def interpolated(query: str, job: str = ".+") -> str:
-    chosen = {"SessionName": ".+", "Cluster": ".*", "JobId": job, "Run": ".+", "Checkpoint": ".+"}
-    for name, value in chosen.items():
-        query = query.replace(f"${name}", value)
-    return query.replace("$__rate_interval", "40s")
 
 
 @contextmanager

@@ -39,13 +39,16 @@ COUNTERS = {
     "input_tokens",
     "output_tokens",
     "cost_usd",
+    "limiter_wait_seconds",
 }
+NEVER = {"units_failed", "units_retried", "out_of_memory_halvings", "questions_cached", "requests_unpriced"}
 GAUGES = {
     "units_planned",
     "questions_waiting",
     "requests_in_flight",
     "limit_requests_per_minute",
     "breaker_open",
+    "held_seconds",
 }
 
 
@@ -145,6 +148,9 @@ def test_ray_exports_what_the_summary_says(seen_job: tuple[Experiment, Seen, Cha
     assert sum(metrics["output_tokens_total"].values()) == figures["output_tokens"]
     assert sum(metrics["cost_usd_total"].values()) == pytest.approx(figures["cost_usd"])
     assert sum(metrics["requests_total"].values()) == figures["api_calls"] == api.stats().calls
+    assert {value for name in NEVER for value in metrics[f"{name}_total"].values()} == {0}
+    assert metrics["requests_total"][grader, "rejected"] == 0
+    assert metrics["questions_ungraded_total"] == {(grader,): figures["num_ungraded"]}
     assert metrics["limit_requests_per_minute"][()] == pytest.approx(0.99 * 6_000)
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import pytest
 import ray
 
+from evalgen.records import Answer, GraderSpec, Question, Verdict, VerdictKind
 from evalgen.work import write_units
 from ray_jobs import store
+from ray_jobs.sampling import questions_table
 from tests.unit.test_schedule import units_of
 from tests.unit.test_unit_store import COST, samples
 
 PATIENCE_S = 30.0
+KINDS: tuple[VerdictKind, ...] = ("equivalent", "ungraded", "not_equivalent")
 Scenario = Callable[[Any], Coroutine[Any, Any, None]]
 ALIVE = [{"NodeID": "n1", "Alive": True}, {"NodeID": "n2", "Alive": True}]
 
@@ -27,17 +30,19 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario],
     monkeypatch.setattr(ray, "nodes", lambda: ALIVE)
     monkeypatch.setattr(store, "NODES_LOOKED_AT_EVERY_S", 0.01)
     monkeypatch.setattr(store, "PATIENCE_S", 0.1)
-    units = tmp_path / "units"
-    write_units(units, units_of({"a": [3, 2, 1]}))
-    actor_class = store.StoreActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
-    actor = actor_class(
-        samples=tmp_path / "samples", verdicts=tmp_path / "verdicts", earlier_verdicts=[], units=units, num_replicas=2
-    )
+    write_units(tmp_path / "units", units_of({"a": [3, 2, 1]}))
+    actor = begun(tmp_path)
 
     def play(scenario: Scenario) -> None:
         asyncio.run(asyncio.wait_for(scenario(actor), PATIENCE_S))
 
     return play
+
+
+def begun(directory: Path) -> Any:
+    actor_class = store.StoreActor.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+    paths = {name: directory / name for name in ("samples", "verdicts", "units")}
+    return actor_class(**paths, earlier_verdicts=[], num_replicas=2)
 
 
 async def taken(actor: Any, ticket: int, replica: str, device: str, node: str = "n1") -> str | None:
@@ -76,6 +81,32 @@ def test_a_unit_that_is_stored_is_an_event_with_its_figures_told_once(run: Calla
         assert event.message == f"sampled {unit} load_s=0.5 sample_s=0.25"
 
     run(scenario)
+
+
+def test_a_store_that_is_begun_anew_counts_what_is_stored_as_done_and_what_is_judged_as_judged(
+    run: Callable[[Scenario], None], tmp_path: Path
+) -> None:
+    async def scenario(actor: Any) -> None:
+        unit = (await actor.take(1, "x", "gpu 0", "n1")).unit
+        table = samples(unit)
+        await actor.save_unit(unit, table, COST)
+        asked = questions_table(unit.id, unit.dataset, unit.queries, table).to_pylist()
+        await actor.add_answers([answer(row, kind) for row, kind in zip(asked, KINDS, strict=False)])
+        anew = begun(tmp_path)
+        for one in (actor, anew):
+            assert one._totals.planned == {unit.checkpoint: 3} and one._num_waiting() == len(asked) - len(KINDS)
+        assert anew._totals.sampled == actor._totals.sampled
+        assert anew._totals.sampled[unit.checkpoint].units_done == 1
+        await anew.add_answers([answer(row, "equivalent") for row in asked[len(KINDS) :]])
+        assert anew._num_waiting() == 0
+
+    run(scenario)
+
+
+def answer(row: dict[str, Any], kind: VerdictKind) -> Answer:
+    grader = GraderSpec(model="anthropic/judge", instructions="")
+    question = Question(grader=grader, **{name: row[name] for name in ("prompt", "reference", "completion")})
+    return Answer(question=question, verdict=Verdict(kind=kind))
 
 
 def test_where_nobody_is_left_what_waits_is_given_up(run: Callable[[Scenario], None]) -> None:

@@ -56,6 +56,7 @@ PROGRESS = Progress(
     cost_usd=0.41,
     cap_usd=5.0,
     is_judge_away=False,
+    held_for_s=0.0,
     eta_s=184.0,
 )
 LARGE = replace(
@@ -159,6 +160,30 @@ def test_trouble_is_named() -> None:
     trouble = replace(PROGRESS, num_failed=2, num_retried=5, num_throttled=7, num_asked_again=4, is_judge_away=True)
     for text in ("\n".join(drawn(trouble)), "; ".join(line_parts(trouble))):
         assert "2 failed" in text and "5 again" in text and "4 asked again" in text and "server fails" in text
+
+
+def test_a_pause_that_the_judge_asked_for_is_told_with_its_length() -> None:
+    held = replace(PROGRESS, held_for_s=41.2, requests_per_minute=0.0, num_in_flight=0)
+    console, file = plain_console(force_terminal=False)
+    with LiveView(console=console) as view:
+        view.show(held)
+    for text in ("\n".join(drawn(held)), file.getvalue()):
+        assert "the judge asked for a pause: 42 s more" in text
+    away = replace(held, is_judge_away=True, held_for_s=1_000.0)
+    assert "server fails" in "\n".join(drawn(away)) and len(drawn(away)) == len(drawn(PROGRESS))
+    assert "pause" not in "\n".join((*drawn(PROGRESS), *line_parts(PROGRESS)))
+
+
+def test_a_pause_of_minutes_makes_no_more_lines_than_any_other_wait() -> None:
+    console, file = plain_console(force_terminal=False)
+    clock, pause_s = FakeTime(), 600
+    with LiveView(console=console, clock=clock) as view:
+        for second in range(pause_s):
+            clock.now = second
+            view.show(replace(PROGRESS, elapsed_s=second, held_for_s=pause_s - second))
+    lines = file.getvalue().splitlines()
+    assert len(lines) == pause_s / SAME_LINE_EVERY_S
+    assert "a pause: 10 min more" in lines[0] and "a pause: 30 s more" in lines[-1]
 
 
 class FakeTime:
@@ -295,6 +320,16 @@ def test_durations_are_as_fine_as_anybody_wants_to_know(seconds: float, text: st
 )
 def test_large_counts_are_short(number: int, text: str) -> None:
     assert count_text(number) == text
+
+
+def test_a_file_gets_lines_and_no_control_codes_though_colours_are_forced() -> None:
+    code = (
+        "from tests.unit.test_live_view import PROGRESS; from evalgen.live_view import LiveView\n"
+        "with LiveView() as view: view.show(PROGRESS)"
+    )
+    forced = {**os.environ, "FORCE_COLOR": "1", "TERM": "xterm-256color"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=forced, capture_output=True, text=True)
+    assert done.stderr.startswith("sampled 24 of 40 parts") and "\x1b" not in done.stderr
 
 
 def test_a_reader_that_goes_away_ends_neither_the_job_nor_what_else_it_prints() -> None:

@@ -133,6 +133,14 @@ def test_units_that_came_out_count_even_if_the_store_forgot_their_answers() -> N
     assert (progress.num_answered, progress.num_questions) == (55, 60)
 
 
+def test_a_store_that_died_takes_no_verdicts_with_it_though_the_next_has_told_of_none() -> None:
+    monitor, told = Monitor(NO_WORK, now=0.0), []
+    for verdicts in ({"equivalent": 4, "ungraded": 2}, {}, {"ungraded": 1}):
+        monitor.update(stored(num_questions=20, verdicts=verdicts), None, 1.0)
+        told.append(monitor.progress(1.0).num_answered)
+    assert told == [6, 6, 7]
+
+
 def test_a_limiter_that_died_takes_neither_money_nor_requests_with_it() -> None:
     monitor = Monitor(NO_WORK, now=0.0)
     monitor.update(None, asked(outcomes=Counter({"answered": 40, "throttled": 2}), cost_usd=1.5), 1.0)
@@ -147,6 +155,15 @@ def test_with_a_cap_the_ledger_says_what_was_spent_over_all_parts_of_the_job() -
     monitor.update(None, replace(asked(cost_usd=0.5), spent_usd=3.0, cap_usd=5.0), 1.0)
     progress = monitor.progress(1.0)
     assert (progress.cost_usd, progress.cap_usd) == (3.0, 5.0)
+
+
+def test_a_pause_that_the_judge_asked_for_counts_down_while_its_limiter_tells_nothing() -> None:
+    monitor = Monitor(NO_WORK, now=0.0)
+    monitor.update(None, LimiterState(held_for_s=30.0), 10.0)
+    monitor.update(None, None, 15.0)  # it is busy
+    assert [monitor.progress(now).held_for_s for now in (15.0, 39.0, 50.0)] == [25.0, 1.0, 0.0]
+    monitor.update(None, LimiterState(), 20.0)
+    assert monitor.progress(20.0).held_for_s == 0.0
 
 
 def test_a_cost_that_nobody_knows_is_not_shown_as_none() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,6 +111,9 @@ def test_time_in_the_limiters_queue_is_no_part_of_the_retry_budget(
             return [Lease(id=1, limiter=1)]
 
         async def settle(self, outcomes: Sequence[Outcome]) -> None:
+            pass
+
+        async def waited(self, seconds_of: Mapping[str, float]) -> None:
             pass
 
         async def still_here(self, holder: str) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 import pytest
 
 from evalgen.errors import GraderUnavailable
 from evalgen.grading.breaker import Breaker
-from evalgen.grading.leases import Leases
+from evalgen.grading.leases import WAITS_TOLD_EVERY_S, Leases
 from evalgen.grading.limiter_records import Demand, Lease, Outcome
 from evalgen.grading.rate_limiter import RateLimiter
 from evalgen.records import Limits
@@ -262,6 +264,9 @@ class Mortal:
     async def settle(self, outcomes: Sequence[Outcome]) -> None:
         await self.now_lives.settle(outcomes)
 
+    async def waited(self, seconds_of: Mapping[str, float]) -> None:
+        await self.now_lives.waited(seconds_of)
+
     async def still_here(self, holder: str) -> None:
         await self.now_lives.still_here(holder)
 
@@ -281,6 +286,50 @@ def test_a_limiter_that_begins_anew_keeps_to_the_number_of_connections() -> None
         assert sum(task.done() for task in tasks) == 4
         for task in tasks:
             task.cancel()
+
+    run_in_virtual_time(scenario())
+
+
+def test_every_request_that_waits_counts_as_time_passes() -> None:
+    async def scenario() -> None:
+        gate = RateLimiter(max_connections=500, limits=Limits(requests=60), clock=now, breaker=Breaker(900))
+        leases = Leases(gate, "p")
+        leases.settle(Outcome(lease=await leases.acquire(DEMAND), kind="answered"))
+        await asyncio.sleep(60)
+        waited_s = [gate.state().requests.wait_s]
+        asked = [asyncio.create_task(leases.acquire(DEMAND)) for _ in range(50)]
+        for _ in range(4):  # one goes each second, the first at once
+            await asyncio.sleep(10 + WAITS_TOLD_EVERY_S)
+            waited_s.append(gate.state().requests.wait_s)
+        num_waiting = [(after - before) / (10 + WAITS_TOLD_EVERY_S) for before, after in pairwise(waited_s)]
+        assert num_waiting == pytest.approx([44, 33, 22, 11], abs=5)
+        await asyncio.gather(*asked)
+        await asyncio.sleep(2 * WAITS_TOLD_EVERY_S)
+        assert gate.state().requests.wait_s - waited_s[0] == pytest.approx(sum(range(50)), rel=0.001)
+
+    run_in_virtual_time(scenario())
+
+
+def test_requests_that_wait_behind_a_call_for_others_count_while_the_server_wants_a_pause() -> None:
+    """Also one that gives up, for as long as it waited."""
+
+    async def scenario() -> None:
+        gate, held_s = RateLimiter(max_connections=500, clock=now, breaker=Breaker(900)), 120
+        leases, by_grader = Leases(gate, "p"), {"cheap": 300, "dear": 20}
+        first = await leases.acquire(DEMAND)
+        leases.settle(Outcome(lease=first, kind="throttled", retry_after_s=held_s))
+        await leases.settled()
+        demands = [replace(DEMAND, grader=grader) for grader, number in by_grader.items() for _ in range(number)]
+        asked = [asyncio.create_task(leases.acquire(demand)) for demand in demands]
+        await asyncio.sleep(held_s / 2)
+        asked[-1].cancel()
+        for grader, number in by_grader.items():
+            told_s = gate.state().requests_of[grader].wait_s
+            assert 0 <= held_s / 2 * number - told_s <= WAITS_TOLD_EVERY_S * number
+        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.sleep(2 * WAITS_TOLD_EVERY_S)
+        waits = [gate.state().requests_of[grader].wait_s for grader in by_grader]
+        assert waits == pytest.approx([held_s * 300, held_s * 19.5], rel=0.01)
 
     run_in_virtual_time(scenario())
 
