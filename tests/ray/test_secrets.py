@@ -18,7 +18,7 @@ MARKS = {
     "dashboard": '"job_id": "{job_id}", "name": "evalgen grading actor 0 of ',
     "metrics in mid-run": r'ray_evalgen_units_planned\{{[^}}]*JobId="{job_id}"',
     "metrics": r'ray_evalgen_requests_total\{{[^}}]*JobId="{job_id}"',
-    "experiment": MODEL,
+    "experiment": f"'grader': '{MODEL}'",  # as the rows of its verdicts have it
     "Ray's directory": "actor_id=[0-9a-f]{{24}}{job_id} ",
 }
 
