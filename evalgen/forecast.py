@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from evalgen.config import JobConfig
-from evalgen.grading.messages import MOST_BYTES_OF_A_PACK, message_params, pack_params
-from evalgen.grading.prices import BATCH_DISCOUNT, PriceList, check_price_known
+from evalgen.grading.messages import MAX_ASKS, MOST_BYTES_OF_A_PACK, message_params, pack_params
+from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.job import DatasetPlan
 from evalgen.records import Question
 
 CHARS_OF_A_TOKEN = 4  # of the longest completions that are likely; few tokens are longer
+MOST_CHARS_OF_A_TOKEN = 128  # as runs of spaces are in common vocabularies
 BYTES_OF_A_TOKEN = 3.5  # of what the judge is sent; English text has four or more
 HIDDEN_TOKENS = 300  # that the API adds for the schema of the reply
 REPLY_TOKENS = 150  # a sentence of reasoning, a verdict, a trimmed completion
@@ -30,21 +31,12 @@ class DatasetForecast:
     most_calls: int  # where no prompt is shared among replicas: each packs what it samples
     usd_per_thousand: float | None  # for a thousand questions, with replies of `REPLY_TOKENS`; None: price unknown
     likely_usd: float | None  # the same for all of them
-    most_usd: float | None  # if every reply were as long as it may be, and each question asked once
+    most_usd: float | None  # if all were as long as it may be, and no first reply readable; lost replies aside
 
 
 def forecast(plans: Sequence[DatasetPlan], prices: PriceList) -> list[DatasetForecast]:
     """One entry for each dataset."""
     return [_of_dataset(plan, prices) for plan in plans]
-
-
-def check_prices(config: JobConfig, plans: Sequence[DatasetPlan], prices: PriceList) -> None:
-    """Raises `ConfigError` if there is a cap, and a judge of unknown price."""
-    if config.max_grading_cost_usd is None:
-        return
-    for plan in plans:
-        if not plan.grader.is_offline:
-            check_price_known(prices, plan.grader.api_model)
 
 
 def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
@@ -55,7 +47,7 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         of_prompt = settings.num_generations + 1 if settings.do_sample else 1  # the greedy one, too
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.is_offline
-    pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // _num_chars(plan)))
+    pack_size = _pack_size(plan, of_prompt, CHARS_OF_A_TOKEN)
     usd = 0.0 if is_free else _usd_per_question(plan, prices, pack_size)
     most_calls = 0 if is_free else num_prompts * -(-of_prompt // pack_size) * plan.grader.num_votes
     return DatasetForecast(
@@ -67,41 +59,53 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         most_calls=most_calls,
         usd_per_thousand=None if usd is None else 1000 * usd,
         likely_usd=None if usd is None else most_questions * usd,
-        most_usd=None if usd is None else most_calls * _most_usd_per_call(plan, prices, pack_size),
+        most_usd=None if usd is None else num_prompts * plan.grader.num_votes * _most_usd(plan, prices, of_prompt),
     )
 
 
 def _usd_per_question(plan: DatasetPlan, prices: PriceList, pack_size: int) -> float | None:
     """What a pack shares is counted once for all of it."""
-    params = message_params(_longest_question(plan))
-    system_tokens = len(params["system"].encode()) / BYTES_OF_A_TOKEN + HIDDEN_TOKENS
-    user_tokens = len(params["messages"][0]["content"].encode()) / BYTES_OF_A_TOKEN
-    input_tokens = round(system_tokens / pack_size + user_tokens)
+    question = _longest_question(plan, CHARS_OF_A_TOKEN)
+    user_tokens = len(message_params(question)["messages"][0]["content"].encode()) / BYTES_OF_A_TOKEN
+    input_tokens = round(shared_tokens(question) / pack_size + user_tokens)
     usd = prices.cost_usd(plan.grader.api_model, input_tokens, REPLY_TOKENS)
     if usd is None:
         return None
     return usd * plan.grader.num_votes * _discount(plan)
 
 
-def _most_usd_per_call(plan: DatasetPlan, prices: PriceList, pack_size: int) -> float:
-    """What a cap would set aside for it."""
+def shared_tokens(question: Question) -> float:
+    """About how many each request to its judge has, whatever is asked: the instructions, and the form of the reply."""
+    return len(message_params(question)["system"].encode()) / BYTES_OF_A_TOKEN + HIDDEN_TOKENS
+
+
+def _most_usd(plan: DatasetPlan, prices: PriceList, of_prompt: int) -> float:
+    """Of one vote on so many questions of a prompt; each is asked by itself again if a pack's reply was of no use."""
     if plan.grader.is_offline:
         return 0.0
-    question = _longest_question(plan)
-    params = message_params(question) if pack_size == 1 else pack_params([question] * pack_size)
-    num_bytes = len(json.dumps(params, ensure_ascii=False).encode())
-    return prices.most_usd(plan.grader.api_model, num_bytes, params["max_tokens"]) * _discount(plan)
+
+    def of_call(params: Mapping[str, Any]) -> float:
+        """What a cap sets aside for it."""
+        num_bytes = len(json.dumps(params, ensure_ascii=False).encode())
+        return prices.most_usd(plan.grader.api_model, num_bytes, params["max_tokens"]) * _discount(plan)
+
+    question = _longest_question(plan, MOST_CHARS_OF_A_TOKEN)
+    singly = of_prompt * MAX_ASKS * of_call(message_params(question))
+    pack_size = _pack_size(plan, of_prompt, MOST_CHARS_OF_A_TOKEN)
+    if pack_size == 1:
+        return singly
+    return singly + -(-of_prompt // pack_size) * of_call(pack_params([question] * pack_size))
 
 
-def _longest_question(plan: DatasetPlan) -> Question:
-    """About as long a completion as is likely."""
-    completion = "x" * _num_chars(plan)
+def _pack_size(plan: DatasetPlan, of_prompt: int, chars_of_a_token: int) -> int:
+    num_chars = chars_of_a_token * plan.settings.max_new_tokens
+    return min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // num_chars))
+
+
+def _longest_question(plan: DatasetPlan, chars_of_a_token: int) -> Question:
+    completion = "x" * (chars_of_a_token * plan.settings.max_new_tokens)
     longest = max(plan.queries, key=lambda query: len(query.prompt) + len(query.reference))
     return plan.question(longest, completion)
-
-
-def _num_chars(plan: DatasetPlan) -> int:
-    return CHARS_OF_A_TOKEN * plan.settings.max_new_tokens
 
 
 def _discount(plan: DatasetPlan) -> float:

@@ -1,7 +1,7 @@
 """The log of a job: warnings on the terminal, once each; everything in `experiment.log`, one line for each event.
 
 A line is `<UTC time> <LEVEL> <message> key=value ...`; values with spaces or quotes are JSON strings. What happens in
-other processes comes as `Event`s.
+other processes comes as `Event`s: about a second later, with the time at which it happened. `sort` puts all in order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from evalgen.printable import printable
 
@@ -62,29 +62,26 @@ def _value_text(value: Any) -> str:
 class JobLog:
     """Collects log records from the start, and sends them to `experiment.log` once there is one.
 
-    Warnings go to the terminal as well, each text once and few of a kind; with `stdout`, everything does.
+    Warnings go to the terminal as well, each text once and few of a kind. With `to_stdout` everything goes there
+    instead, at once, as it is in the file. `has_file`: it will be opened; else the terminal has all texts of a kind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, to_stdout: bool = False, has_file: bool = True) -> None:
         self._logger = logging.getLogger("evalgen")
         self._before = self._logger.level, self._logger.propagate
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
         # Flushed by us alone: what is logged before the directory exists must reach the file too.
         self._memory = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
-        self._terminal = _Terminal()
         self._file: logging.FileHandler | None = None
-        self._handlers: Sequence[logging.Handler] = (self._memory, self._terminal)
+        terminal = _Stdout() if to_stdout else _Terminal(MOST_WARNINGS if has_file else None)
+        self._handlers: Sequence[logging.Handler] = (self._memory, terminal)
         for handler in self._handlers:
             self._logger.addHandler(handler)
 
-    def open(self, path: Path, to_stdout: bool) -> None:
-        """Begins the file with everything logged so far; with `to_stdout` that goes there too."""
+    def open(self, path: Path) -> None:
+        """Begins the file with everything logged so far."""
         file = _LogFile(path)
-        if to_stdout:
-            self._terminal.show_all()
-            for record in [it for it in self._memory.buffer if it.levelno < logging.WARNING]:  # the others are there
-                self._terminal.handle(record)
         self._memory.setTarget(file)
         self._memory.flush()
         self._logger.removeHandler(self._memory)
@@ -104,16 +101,26 @@ class JobLog:
         self._logger.setLevel(level)
 
 
-class _LogFile(logging.FileHandler):
-    """Where it cannot be written, on a full disk say, the terminal is told once, and nothing stops."""
+class _ToldOnce(logging.Handler):
+    """Where it cannot be written, on a full disk say, stderr is told once, and nothing stops."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8")
-        self.setFormatter(LineFormatter())
-        self._has_failed = False
+    target: str
+    _has_failed = False
 
     def handleError(self, record: logging.LogRecord) -> None:
         self._tell(sys.exception())
+
+    def _tell(self, error: BaseException | None) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            sys.stderr.write(f"WARNING: {self.target} lacks lines: {error}\n")
+
+
+class _LogFile(_ToldOnce, logging.FileHandler):
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self.setFormatter(LineFormatter())
+        self.target = self.baseFilename
 
     def close(self) -> None:
         try:
@@ -121,40 +128,42 @@ class _LogFile(logging.FileHandler):
         except OSError as error:  # of what was still to be written
             self._tell(error)
 
-    def _tell(self, error: BaseException | None) -> None:
-        if not self._has_failed:
-            self._has_failed = True
-            sys.stderr.write(f"WARNING: {self.baseFilename} lacks lines: {error}\n")
+
+class _Stdout(_ToldOnce, logging.StreamHandler[TextIO]):
+    target = "stdout"
+
+    def __init__(self) -> None:
+        super().__init__(sys.stdout)
+        self.setFormatter(LineFormatter())
+
+    def format(self, record: logging.LogRecord) -> str:
+        """What the encoding of stdout lacks, as completions and names may, is escaped."""
+        encoding = self.stream.encoding or "utf-8"  # of text in memory it is None
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
 
 
 class _Terminal(logging.Handler):
     """Looks up the stream for each line: a live view puts its own in the place of `sys.stderr`, and prints above it."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_of_a_kind: int | None) -> None:
         super().__init__(logging.WARNING)
         self.setFormatter(LineFormatter("%(levelname)s: %(message)s"))
-        self._to_stdout = False
-        self._said: dict[str, set[str]] = {}  # warnings, by kind
-
-    def show_all(self) -> None:
-        self._to_stdout = True
-        self.setLevel(logging.INFO)
+        self._most_of_a_kind = most_of_a_kind
+        self._said: dict[str, set[str]] = {}  # by kind
 
     def emit(self, record: logging.LogRecord) -> None:
         # An error ends the job, and is the last line of it: the driver prints that one.
         if record.levelno >= logging.ERROR:
             return
         try:
-            line = self.format(record)
-            if record.levelno >= logging.WARNING:
-                said = self._said.setdefault(getattr(record, "kind", str(record.msg)), set())
-                if record.getMessage() in said or len(said) == MOST_WARNINGS:
-                    return
-                said.add(record.getMessage())
-                line += " (experiment.log has more like this)" if len(said) == MOST_WARNINGS else ""
-            stream = sys.stdout if self._to_stdout else sys.stderr
-            stream.write(line + "\n")
-            stream.flush()
+            line, text = self.format(record), record.getMessage()
+            said = self._said.setdefault(getattr(record, "kind", str(record.msg)), set())
+            if text in said or len(said) == self._most_of_a_kind:
+                return
+            said.add(text)
+            line += " (experiment.log has more like this)" if len(said) == self._most_of_a_kind else ""
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
         except Exception:  # as every handler of `logging`: a log that cannot be written stops nothing
             self.handleError(record)
 
@@ -163,6 +172,7 @@ class _Terminal(logging.Handler):
 class Event:
     """A log record of another process."""
 
+    at: float  # when it happened, in seconds since the epoch, by the clock of its node
     level: int
     message: str  # in one line
     actor: str  # whose it is
@@ -180,7 +190,8 @@ class EventHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message, kind = self.format(record), str(record.msg)
-            self._hand_on(Event(level=record.levelno, message=message, actor=self._actor, kind=kind))
+            event = Event(at=record.created, level=record.levelno, message=message, actor=self._actor, kind=kind)
+            self._hand_on(event)
         except Exception:  # as above
             self.handleError(record)
 
@@ -201,6 +212,7 @@ class EventsRead:
 
     of_list: str
     num_events: int
+    num_lost: int  # since the last time: more came than are kept
 
 
 class EventList:
@@ -220,7 +232,8 @@ class EventList:
         num_read = read.num_events if read is not None and read.of_list == self._id else 0
         num_new = min(len(self._events), self._num_added - num_read)
         new = tuple(self._events)[len(self._events) - num_new :]
-        return new, EventsRead(of_list=self._id, num_events=self._num_added)
+        num_lost = self._num_added - num_read - num_new
+        return new, EventsRead(of_list=self._id, num_events=self._num_added, num_lost=num_lost)
 
 
 @contextmanager
@@ -234,5 +247,15 @@ def without_log() -> Iterator[None]:
 
 
 def log_event(event: Event) -> None:
-    """Into this process's log."""
-    log.log(event.level, "%s", event.message, extra={"fields": {"actor": event.actor}, "kind": event.kind})
+    """Into this process's log, with the time that the event has."""
+    values = {
+        "name": log.name,
+        "levelno": event.level,
+        "levelname": logging.getLevelName(event.level),
+        "msg": event.message,
+        "kind": event.kind,
+        "created": event.at,
+        "msecs": int(event.at % 1 * 1_000),
+        "fields": {"actor": event.actor},
+    }
+    log.handle(logging.makeLogRecord(values))

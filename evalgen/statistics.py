@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from evalgen.assembly import AssembledDataset
 from evalgen.errors import JobStopped
+from evalgen.forecast import shared_tokens
 from evalgen.grading.votes import Agreement
 from evalgen.job import DatasetPlan
 from evalgen.records import Verdict, VerdictKind
@@ -40,6 +41,7 @@ class DatasetStatistics:
     num_left_out: int  # equivalent, but no row can hold them
     num_asked: int  # questions that the judge was asked, each as often as it was put to the vote
     api_calls: int  # fewer than that with packs
+    input_tokens_saved: int  # by packs, about: what the calls that they saved would have had in common
     input_tokens: int
     output_tokens: int
     cost_usd: float | None  # None: the grader's price is unknown
@@ -122,6 +124,7 @@ class DatasetTally:
             num_left_out=self._num_left_out - num_ungraded,
             num_asked=self._num_asked,
             api_calls=self._api_calls,
+            input_tokens_saved=self._input_tokens_saved(),
             input_tokens=self._input_tokens,
             output_tokens=self._output_tokens,
             cost_usd=self._cost_usd,
@@ -129,6 +132,12 @@ class DatasetTally:
             model_evaluations=sum(cost.model_evaluations for cost in costs),
             distinct_prefixes=sum(cost.distinct_prefixes for cost in costs),
         )
+
+    def _input_tokens_saved(self) -> int:
+        num_calls_saved = self._num_asked - self._api_calls
+        if num_calls_saved <= 0:
+            return 0
+        return round(num_calls_saved * shared_tokens(self._plan.question(self._plan.queries[0], "")))
 
     def _num_draws(self) -> int | None:
         if self._plan.settings.enumerates:

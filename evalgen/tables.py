@@ -25,6 +25,8 @@ COLUMNS = (
 )
 
 
+LEAST_OTHER_S = 0.1  # that is worth a word
+
 FORECAST_COLUMNS = (
     ("prompts", 10),
     ("draws", 13),
@@ -65,7 +67,8 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
     elif any(costs):
         most = sum(dataset.most_usd or 0.0 for dataset in datasets)
         lines += [
-            f"With the longest replies, each question asked once: {_dollars(most)}. Prices of {prices_as_of}.",
+            f"Never more than {_dollars(most)}, with the longest completions and replies, and each asked for twice "
+            f"(replies that get lost aside). Prices of {prices_as_of}.",
             "Draws at a low temperature repeat: most jobs ask a small part of this.",
         ]
     if cap_usd is not None:
@@ -73,20 +76,31 @@ def print_forecast(datasets: Sequence[DatasetForecast], prices_as_of: str, cap_u
     print_lines(lines)
 
 
-def print_results(experiment: Experiment, datasets: Sequence[DatasetStatistics], timings: Timings) -> None:
-    """The statistics table, the seconds by stage, and where everything is."""
-    stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings.seconds.items())
-    print_lines(
-        (
-            *statistics_lines(datasets),
-            "",
-            f"Seconds by stage: {stages}; total {timings.total_s():.1f} s",
-            f"Datasets: {experiment.datasets}",
-            *([f"Older ones that are whole: {earlier}"] if (earlier := experiment.earlier_datasets).exists() else []),
-            f"Samples, verdicts, summary.json: {experiment.directory}",
-            *([f"Report: {experiment.page}"] if experiment.page.exists() else []),
-        )
-    )
+def print_results(
+    experiment: Experiment, datasets: Sequence[DatasetStatistics], timings: Timings, on_hub: str | None = None
+) -> None:
+    """The statistics table, the seconds by stage, and where everything is; `on_hub`: the datasets' address there."""
+    from evalgen.seed_report import REPORT_FILE  # a forecast does not wait for it
+
+    places = {
+        "Datasets": experiment.datasets,
+        "Older ones that are whole": experiment.earlier_datasets,
+        "Samples, verdicts, summary.json": experiment.directory,
+        "Report": experiment.page,
+        "How they were made": experiment.directory / REPORT_FILE,
+        "Weights & Biases": experiment.directory / "wandb",
+    }
+    lines = [*statistics_lines(datasets), "", f"Seconds by stage: {_stages(timings)}"]
+    lines += [f"{what}: {path}" for what, path in places.items() if path.exists()]
+    print_lines([*lines, *([f"Pushed to {on_hub}"] if on_hub else [])])
+
+
+def _stages(timings: Timings) -> str:
+    seconds = timings.whole()
+    total = seconds.pop("total")
+    if seconds["other"] < LEAST_OTHER_S:
+        del seconds["other"]
+    return f"{', '.join(f'{name} {it:.1f} s' for name, it in seconds.items())}; total {total:.1f} s"
 
 
 def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
@@ -113,7 +127,8 @@ def statistics_lines(datasets: Sequence[DatasetStatistics]) -> list[str]:
             tokens = f"{dataset.input_tokens:,} tokens to the judge, {dataset.output_tokens:,} back"
             alpha = dataset.grader_alpha
             if dataset.api_calls < dataset.num_asked:
-                tokens += f"; packs saved {dataset.num_asked - dataset.api_calls:,} calls"
+                num_calls_saved = dataset.num_asked - dataset.api_calls
+                tokens += f"; packs saved {num_calls_saved:,} calls, about {dataset.input_tokens_saved:,} tokens"
             lines.append(f"    {tokens}" + ("" if alpha is None else f"; votes agree with alpha {alpha:.2f}"))
         if dataset.num_ungraded:
             lines.append(f"    and {dataset.num_ungraded:,} ungraded; left_out.json says why")

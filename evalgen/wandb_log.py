@@ -11,8 +11,10 @@ from evalgen.config import JobConfig
 from evalgen.experiment import Experiment
 from evalgen.grading.batch_progress import BatchProgress
 from evalgen.progress import Progress
+from evalgen.timings import Timings
 
 LOG_EVERY_S = 5.0
+STAGE = "log_to_wandb"
 
 log = logging.getLogger(__name__)
 
@@ -21,17 +23,19 @@ class WandbLog:
     """One run, named as the experiment. WANDB_MODE=offline needs no network. Without `--logging_type wandb`, nothing.
 
     Whatever wandb cannot do is one warning: the job is in the experiment directory, and must not seem to have failed.
+    That it begins and is told the results is the stage `log_to_wandb` of `timings`.
     """
 
-    def __init__(self, config: JobConfig, experiment: Experiment) -> None:
-        self._config, self._experiment = config, experiment
+    def __init__(self, config: JobConfig, experiment: Experiment, timings: Timings) -> None:
+        self._config, self._experiment, self._timings = config, experiment, timings
         self._run: Any = None
         self._next_at = 0.0
         self._unlogged: dict[str, Any] = {}  # the last that was shown, if it came too soon
 
     def __enter__(self) -> WandbLog:
         if self._config.logging_type == "wandb":
-            self._try(self._begin)
+            with self._timings.stage(STAGE):
+                self._try(self._begin)
         return self
 
     def __exit__(self, error_type: object, *_: object) -> None:
@@ -50,8 +54,11 @@ class WandbLog:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """The timings, and each dataset's figures in a table."""
-        self._log_last_shown()
-        self._try(lambda run: _log_summary(run, summary))
+        if self._run is None:
+            return
+        with self._timings.stage(STAGE):
+            self._log_last_shown()
+            self._try(lambda run: _log_summary(run, summary))
 
     def _log_last_shown(self) -> None:
         shown, self._unlogged = self._unlogged, {}

@@ -27,10 +27,11 @@ from evalgen.command_line import CommandSettings, checked_settings, parse_flags
 from evalgen.config import DEFAULT_GRADER_MODEL, JobConfig, NumVotes
 from evalgen.config_files import absolute_path, check_writable, without_tilde
 from evalgen.errors import ConfigError, JobStopped
-from evalgen.grading.grader_config import load_grader
+from evalgen.grading.grader_config import check_judges, load_grader
 from evalgen.grading.labelled_items import read_labelled_items
 from evalgen.grading.offline import grade_offline
-from evalgen.grading.prices import PriceList, check_price_known, load_prices
+from evalgen.grading.prices import PriceList, load_prices
+from evalgen.job_log import JobLog
 from evalgen.records import BATCH_PREFIX, GraderSpec, Question, Verdict
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
@@ -82,8 +83,12 @@ class CalibrationConfig(CommandSettings):
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrates as the command line says; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else argv
-    kept = "interrupted; what is judged is kept: run it again to go on"
-    return exit_code_of(lambda: calibrate_grader(load_calibration(arguments, path_root())), if_interrupted=kept)
+
+    def run() -> None:
+        with JobLog(has_file=False):
+            calibrate_grader(load_calibration(arguments, path_root()))
+
+    return exit_code_of(run, if_interrupted="interrupted; what is judged is kept: run it again to go on")
 
 
 def load_calibration(argv: Sequence[str], root: Path) -> CalibrationConfig:
@@ -123,7 +128,8 @@ def calibrate_grader(config: CalibrationConfig) -> None:
     grader = load_grader(config.grader_model, config.grader_config_path, config.grader_votes, config.grader_pack_size)
     prices = load_prices(Path(config.prices_path) if config.prices_path else None)
     if not grader.is_offline:
-        _check_payable(grader, prices, config)
+        check_judges([grader], prices, config.max_grading_cost_usd)
+        check_writable(Path(config.output_dir), "output_dir", "give another --output_dir")
     if config.attach_to:
         from evalgen.grading.calibrated_datasets import check_judged_by  # here, as it takes seconds to import
 
@@ -199,13 +205,6 @@ def _set_aside(verdicts: Path) -> None:
     if verdicts.exists():
         names = (verdicts.with_name(f"{verdicts.name}_{number}") for number in count(1))
         verdicts.rename(next(path for path in names if not path.exists()))
-
-
-def _check_payable(grader: GraderSpec, prices: PriceList, config: CalibrationConfig) -> None:
-    """Whether the cap can be kept, and what is paid for."""
-    if config.max_grading_cost_usd is not None:
-        check_price_known(prices, grader.api_model)
-    check_writable(Path(config.output_dir), "output_dir", "give another --output_dir")
 
 
 def _check_writable(target: Path) -> None:

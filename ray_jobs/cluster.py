@@ -24,10 +24,13 @@ log = logging.getLogger("evalgen.cluster")
 
 
 @contextmanager
-def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callable[[], object]) -> Iterator[ExitStack]:
+def ray_session(
+    timings: Timings, metadata: Mapping[str, str], meanwhile: Callable[[], object]
+) -> Iterator[tuple[ExitStack, str | None]]:
     """Joins the cluster of the job or of this machine, or starts one, until the block ends.
 
-    Yields a context that ends it earlier: when its own block does, or when it is closed.
+    Yields a context that ends it earlier: when its own block does, or when it is closed; and the address of the
+    dashboard, if there is one.
 
     The dashboard's page of the job shows `metadata`; of a submitted one, what `ray job submit` was given instead.
     `meanwhile` runs in another thread while Ray starts, which is mostly waiting; what it raises is raised here.
@@ -43,11 +46,11 @@ def ray_session(timings: Timings, metadata: Mapping[str, str], meanwhile: Callab
                 thread = ThreadPoolExecutor(1)
                 done = thread.submit(meanwhile)
                 thread.shutdown(wait=False)  # after this call; where Ray does not start, Python waits for it at its end
-                _start(metadata)
+                dashboard = _start(metadata)
             with timings.stage("import"):
                 done.result()
         log.info(RAY_IS_THERE, extra=fields(version=ray.__version__, cpus=num_cpus(), gpus=num_gpus()))
-        yield until_ended
+        yield until_ended, dashboard
 
 
 def _stop(timings: Timings) -> None:
@@ -71,13 +74,16 @@ def _signal_handlers_kept() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _start(metadata: Mapping[str, str]) -> None:
+def _start(metadata: Mapping[str, str]) -> str | None:
+    """Returns the dashboard's address, without the token that it may ask for."""
     # Ray Data would start a process of its own to report that it was used: seconds of a small job.
     os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     # The driver shows progress and errors in its own words; the workers' own logs are on the dashboard.
     try:
         with _signal_handlers_kept():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(metadata=dict(metadata)))
+            started = ray.init(
+                log_to_driver=False, logging_level=logging.ERROR, job_config=JobConfig(metadata=dict(metadata))
+            )
     except Exception as error:  # of any kind: Ray raises a bare Exception where a process of its own does not start
         reason = " ".join(str(error).split())
         raise JobStopped(f"Ray does not start, or cannot be joined ({type(error).__name__}: {reason})") from error
@@ -86,6 +92,7 @@ def _start(metadata: Mapping[str, str]) -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a unit of a large model, or an overloaded judge, may take hours
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we say why it stopped, in one line
+    return f"http://{started.dashboard_url}" if started.dashboard_url else None
 
 
 def num_gpus() -> int:

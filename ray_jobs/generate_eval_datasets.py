@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,14 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_forecast(config: JobConfig) -> None:
     """What the job would ask and cost at most. No model is loaded, and nothing made."""
-    from evalgen.forecast import check_prices, forecast
+    from evalgen.forecast import forecast
+    from evalgen.grading.grader_config import check_judges
     from evalgen.grading.prices import load_prices
     from evalgen.job import check_tokenizers, plan_datasets
     from evalgen.tables import print_forecast
 
-    plans, prices = plan_datasets(config), load_prices(config.prices)
-    check_prices(config, plans, prices)
-    check_tokenizers(plans)
+    with JobLog(has_file=False):
+        plans, prices = plan_datasets(config), load_prices(config.prices)
+        check_judges([plan.grader for plan in plans], prices, config.max_grading_cost_usd)
+        check_tokenizers(plans)
     print_forecast(forecast(plans, prices), prices.as_of, config.max_grading_cost_usd)
 
 
@@ -76,14 +79,14 @@ def run_job(
         JobStopped: the job cannot go on, or some prompts could not be sampled; all else is in the experiment directory.
     """
     timings = timings or Timings()
-    with JobLog() as job_log:
+    with JobLog(to_stdout=config.logging_type == "stdout") as job_log:
         with timings.stage("resolve"):  # imported where it is needed: --help and the errors of a user wait for nothing
-            from evalgen.forecast import check_prices
+            from evalgen.grading.grader_config import check_judges
             from evalgen.grading.prices import load_prices
             from evalgen.job import plan_datasets
 
             plans = plan_datasets(config)
-            check_prices(config, plans, load_prices(config.prices))
+            check_judges([plan.grader for plan in plans], load_prices(config.prices), config.max_grading_cost_usd)
             if config.push_to_hub:
                 from evalgen.hub import check_can_push
 
@@ -98,25 +101,25 @@ def run_job(
         on_dashboard = {"job_name": experiment.directory.name, "evalgen_experiment": str(experiment.directory)}
         with (
             Resumable(experiment.directory, is_begun=bool(config.resume)) as resumable,
-            ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as until_ray_ends,
+            ray_session(timings, on_dashboard, meanwhile=lambda: get_ready(plans)) as (until_ray_ends, dashboard),
         ):
             from evalgen.wandb_log import WandbLog
 
             num_replicas = choose_num_replicas(config)
             if not config.resume:
                 experiment.make_directory()
-            with (
-                experiment.begun(config, plans),
-                WandbLog(config, experiment) as wandb_log,
-                until_ray_ends,  # here too, before what may wait for the network
-            ):
+            with experiment.begun(config, plans):
                 resumable.begun()
-                job_log.open(experiment.log_file, to_stdout=config.logging_type == "stdout")
-                make_engine = make_engine or MakeReplica.of_job(config, num_replicas)
-                job = _Job(config, experiment, plans, timings, wandb_log)
-                failed = job.sample_and_judge(num_replicas, make_engine)
-                until_ray_ends.close()
-                job.write_results(failed)
+                job_log.open(experiment.log_file)
+                _tell_begun(config, experiment, dashboard)
+                # Ray ends here too, before what may wait for the network.
+                with WandbLog(config, experiment, timings) as wandb_log, until_ray_ends:
+                    make_engine = make_engine or MakeReplica.of_job(config, num_replicas)
+                    job = _Job(config, experiment, plans, timings, wandb_log)
+                    failed = job.sample_and_judge(num_replicas, make_engine)
+                    _say(config, "Stopping Ray, then writing the datasets and the report")
+                    until_ray_ends.close()
+                    job.write_results(failed)
         log.info("done", extra=fields(num_datasets=len(plans), total_s=round(timings.total_s(), 3)))
     return experiment
 
@@ -144,7 +147,7 @@ class _Job:
         from ray_jobs.pipeline import sample_and_grade
 
         config, experiment, plans = self.config, self.experiment, self.plans
-        is_quiet = config.quiet or config.logging_type == "stdout"
+        is_quiet = _is_quiet(config)
         with self.timings.stage("plan"):
             work = remaining_work(experiment, plans, num_replicas)
         with self.timings.stage("sample_and_grade"), LiveView(is_quiet) as view:
@@ -180,18 +183,41 @@ class _Job:
         experiment.write_summary(config, summary(datasets, prompts, timings.whole()))
         with timings.stage("report"):
             present(experiment)
+        on_hub = None
         if config.push_to_hub:
             with timings.stage("push_to_hub"):
                 from evalgen.hub import push_or_warn
 
-                push_or_warn(experiment, config.push_to_hub)
+                on_hub = push_or_warn(experiment, config.push_to_hub)
         job_summary = summary(datasets, prompts, timings.whole())
         experiment.write_summary(config, job_summary)  # again, with the seconds of what was made from the first
+        log.info("timings", extra=fields(**{f"{stage}_s": it for stage, it in job_summary["timings"].items()}))
         self.wandb_log.finish(job_summary)
-        print_results(experiment, datasets, timings)
+        print_results(experiment, datasets, timings, on_hub)
         if failed:
             raise JobStopped(incomplete(missing, failed))
         check_any_graded(datasets)
+
+
+def _tell_begun(config: JobConfig, experiment: Experiment, dashboard: str | None) -> None:
+    """Where the job can be watched."""
+    places = {"experiment": str(experiment.directory)} | ({"dashboard": dashboard} if dashboard else {})
+    log.info("begun", extra=fields(**places))
+    _say(config, "; ".join(f"{name.capitalize()}: {place}" for name, place in places.items()))
+
+
+def _is_quiet(config: JobConfig) -> bool:
+    """Whether how far the job is stays off the terminal, which may have the log in its place."""
+    return config.quiet or config.logging_type == "stdout"
+
+
+def _say(config: JobConfig, line: str) -> None:
+    """To whoever waits at a terminal."""
+    from evalgen.plain_lines import print_lines
+
+    if not _is_quiet(config):
+        with suppress(OSError):  # where stdout goes there is no room, say: the job goes on
+            print_lines([line])
 
 
 def get_ready(plans: Sequence[DatasetPlan]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from evalgen.config_files import absolute_path
 from evalgen.errors import ConfigError, JobStopped
+from evalgen.job_log import JobLog
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.paths import path_root
 
@@ -49,7 +50,7 @@ def push(experiment: str, repo_id: str) -> None:
 
     check_can_push(repo_id)
     found = Experiment(directory)
-    with found.left_alone():
+    with JobLog(has_file=False), found.left_alone():
         try:
             url = push_datasets(found, repo_id)
         except ConfigError:

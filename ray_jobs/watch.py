@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,11 +13,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from evalgen.job_log import EventsRead, log_event
+from evalgen.job_log import MOST_EVENTS, Event, EventsRead, log_event
 from evalgen.progress import Monitor, Progress
 
 ASK_EVERY_S = 1.0
 LAST_ANSWER_S = 3.0  # how long the end of a job waits for the last figures
+INTERRUPTED_ANSWER_S = 0.25  # where it was interrupted: SIGKILL may follow, and Ray is yet to be stopped
+
+log = logging.getLogger("evalgen.watch")
 
 Show = Callable[[Progress], None]
 
@@ -36,10 +40,12 @@ class Watch:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._is_over.set()
         self._thread.join(LAST_ANSWER_S)
-        if error is None or isinstance(error, Exception):  # whoever interrupts wants no more questions asked
+        if error is None or isinstance(error, Exception):
             # Twice: a call that is under way may be answered with what was before the end.
             self._look(LAST_ANSWER_S)
             self._look(LAST_ANSWER_S)
+        else:
+            self._look(INTERRUPTED_ANSWER_S)
 
     def _run(self) -> None:
         while not self._is_over.wait(ASK_EVERY_S):
@@ -47,7 +53,10 @@ class Watch:
 
     def _look(self, patience_s: float) -> None:
         """Takes what has been answered since the last look, or is within `patience_s`."""
-        store, limiter = self._store.fetch(patience_s), self._limiter.fetch(patience_s)
+        store, of_store = self._store.fetch(patience_s)
+        limiter, of_limiter = self._limiter.fetch(patience_s)
+        for event in sorted((*of_store, *of_limiter), key=lambda it: it.at):
+            log_event(event)
         now = time.monotonic()
         self._monitor.update(store, limiter, now)
         progress = self._monitor.progress(now)
@@ -64,19 +73,19 @@ class _Asked:
         self._call: Any = None
         self._read: EventsRead | None = None
 
-    def fetch(self, patience_s: float) -> Any:
-        """The figures, and their events go to the log; None: it does not answer. Then it is asked again, or still."""
+    def fetch(self, patience_s: float) -> tuple[Any, Sequence[Event]]:
+        """The figures and what is new in its log; None: it does not answer. Then it is asked again, or still."""
         try:
             if self._call is None:
                 self._call = self._actor.tell.remote(self._read)
             answered, _ = ray.wait([self._call], timeout=patience_s)
             if not answered:
-                return None
+                return None, ()
             call, self._call = self._call, None
             figures, events, self._read = ray.get(call)
         except RayError:  # it died; the job finds out by itself, or Ray starts it again
             self._call = None
-            return None
-        for event in events:
-            log_event(event)
-        return figures
+            return None, ()
+        if self._read.num_lost:
+            log.warning("%d events are lost: more than %d came between two looks", self._read.num_lost, MOST_EVENTS)
+        return figures, events

@@ -26,9 +26,8 @@ from evalgen.grading.batch_api import Batch, BatchesApi, BatchSettings, Result, 
 from evalgen.grading.batch_ledger import BatchLedger, PlannedBatch
 from evalgen.grading.batch_outcomes import Outcome, outcome_of_item
 from evalgen.grading.batch_progress import BatchProgress, BatchTotals
-from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.connection import connect
-from evalgen.grading.messages import MAX_TOKENS
+from evalgen.grading.messages import MAX_ASKS, MAX_TOKENS
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
 from evalgen.grading.question_text import template_digest
 from evalgen.grading.spending import Spending

@@ -25,6 +25,7 @@ from evalgen.grading.connection import connect
 from evalgen.grading.leases import Leases
 from evalgen.grading.limiter_records import Demand, Outcome, RequestLimiter
 from evalgen.grading.messages import (
+    MAX_ASKS,
     Message,
     NotAMessage,
     message_params,
@@ -39,8 +40,6 @@ from evalgen.grading.server_limits import announced_limits
 from evalgen.grading.together import together
 from evalgen.grading.votes import majority
 from evalgen.records import Answer, Question, Verdict
-
-MAX_ASKS = 2  # how often one question is asked before an unreadable reply leaves it ungraded
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evalgen.errors import ConfigError, GraderUnavailable
 from evalgen.grading.offline import OFFLINE_GRADERS
+from evalgen.grading.prices import PriceList
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS, template_digest
 from evalgen.records import BATCH_PREFIX, CLAUDE_PREFIX, GraderSpec
+
+log = logging.getLogger(__name__)
 
 
 class _OfflineOptions(BaseModel):
@@ -71,7 +76,25 @@ def _check_model(model: str) -> None:
             f"ANTHROPIC_API_KEY is not set, and {model} needs it; export the key, "
             f"or choose a free grader with --grader_model: {', '.join(OFFLINE_GRADERS)}"
         )
-    from evalgen.grading.connection import connect  # here: the SDK takes a second to import, and offline jobs need none
+
+
+def check_judges(graders: Iterable[GraderSpec], prices: PriceList, cap_usd: float | None) -> None:
+    """Whether all judges can be paid for, by `prices` where there is a cap, and be asked with the key that is there.
+
+    What has been found wrong before need not wait for this: it takes a second to import the SDK.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    models = sorted({grader.api_model for grader in graders if not grader.is_offline})
+    for model in (model for model in models if prices.of(model) is None):
+        how = "add it to a file like configs/prices.yaml and give --prices_path"
+        if cap_usd is not None:
+            raise ConfigError(f"max_grading_cost_usd: the price of {model} is not known; {how}, or leave the cap out")
+        log.warning("the price of %s is not known, and so the cost will not be; %s", model, how)
+    if not models:
+        return
+    from evalgen.grading.connection import connect
 
     try:
         connect(request_timeout_s=1.0)  # sends nothing

@@ -28,6 +28,7 @@ from evalgen.records import Question, Verdict
 
 # Room for a sentence, a long completion repeated, and the thinking that newer models do unasked.
 MAX_TOKENS = 4096
+MAX_ASKS = 2  # how often one question is asked before an unreadable reply leaves it ungraded
 MAX_TOKENS_MORE = 200  # for each question of a pack
 # Of completions. A token has a byte or more, so that the whole request stays below the 100,000 tokens from which on
 # some models are dearer; and a reply has only so many.

@@ -57,19 +57,6 @@ class PriceList:
         return self.cost_usd(model, num_bytes + MOST_HIDDEN_TOKENS, max_tokens) or 0.0
 
 
-def check_price_known(prices: PriceList, model: str) -> None:
-    """A cap holds only for a judge whose price is known.
-
-    Raises:
-        ConfigError: the price of `model` is not.
-    """
-    if prices.of(model) is None:
-        raise ConfigError(
-            f"max_grading_cost_usd: the price of {model} is not known; add it to a file like configs/prices.yaml and "
-            "give --prices_path, or leave the cap out"
-        )
-
-
 def load_prices(path: Path | None = None) -> PriceList:
     """The prices in a file like `configs/prices.yaml`; None: that one, and none at all where it is not there.
 

@@ -101,6 +101,7 @@ def test_a_job_stops_at_its_cap_and_goes_on_with_a_larger_one_and_batches_give_i
     (to_wandb_offline,) = cheap_job.path.glob("wandb/offline-run-*/run-*.wandb")
     content = to_wandb_offline.read_bytes()
     assert all(word in content for word in (b"progress/num_draws", b"progress/num_batches", b"timings/total_s"))
+    assert cheap_job.summary["timings"]["log_to_wandb"] > 0 and f": {cheap_job.path}/wandb\n" in finished.stdout
 
 
 def exported_of_batches(port: int) -> Counter[str]:
@@ -134,7 +135,10 @@ def test_votes_packs_and_several_actors_ask_no_question_twice_and_lose_none_to_f
     capfd.readouterr()
     rough = run_job([*asked, "--use_grader_cache", "false", "--logging_type", "stdout"], tmp_path)
     printed = capfd.readouterr()
-    assert printed.err == "" and all(f"INFO: {event} " in printed.out for event in ("sampled", "graded", "done"))
+    logged = (rough.path / "experiment.log").read_text(encoding="utf-8").splitlines()
+    assert printed.err == "" and all(f" INFO {event} " in "\n".join(logged) for event in ("sampled", "graded", "done"))
+    lines = [line for line in printed.out.splitlines() if re.match(r"[\d-]+T[\d:.]+Z ", line)]
+    assert sorted(lines) == sorted(logged)
     assert api.stats().calls > books.calls
     for name in calm.dataset_names:
         assert rows(rough, name) == rows(calm, name)
@@ -149,7 +153,7 @@ def test_a_dry_run_says_what_the_job_may_cost_and_makes_nothing(
     assert main([*arguments(mayors_run, tmp_path, num_generations=1000), "--dry_run"]) == 0
     printed = capsys.readouterr().out
     assert "10,010 questions" in printed and NAME in printed
-    likely, most = (float(usd.replace(",", "")) for usd in re.findall(r"(?:about|once:) \$([\d,]+\.\d\d)", printed))
+    likely, most = (float(usd.replace(",", "")) for usd in re.findall(r"(?:about|more than) \$([\d,]+\.\d\d)", printed))
     assert 0 < likely < most
     assert list(tmp_path.iterdir()) == [] and api.stats().calls == 0
 

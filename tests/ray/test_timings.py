@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from evalgen.timings import WITHIN_A_STAGE
@@ -19,4 +21,11 @@ def test_the_stages_of_a_job_are_its_seconds_from_the_interpreter_to_the_report(
     assert all(seconds > 0 for seconds in stages.values())
     assert sum(stages.values()) + other == pytest.approx(total, abs=0.01)  # each is rounded to a millisecond
     assert 0 < timings["start_first_replica"] < timings["sample_and_grade"]
-    assert other < 0.25 * total  # what has no name: directories and locks
+    assert other < 0.05 * total  # what has no name: directories and locks
+
+
+def test_the_log_has_the_seconds_of_the_summary(mayors_job: FinishedJob) -> None:
+    log = (mayors_job.experiment.path / "experiment.log").read_text(encoding="utf-8")
+    (logged,) = re.findall(r" INFO timings (.+)", log)
+    seconds = {name: float(it) for name, it in (pair.split("=") for pair in logged.split())}
+    assert seconds == {f"{stage}_s": it for stage, it in mayors_job.experiment.summary["timings"].items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 COMMANDS = sorted(path for path in (REPOSITORY / "ray_jobs").glob("*.py") if "def main(" in path.read_text())
-HEAVY = {"torch", "transformers", "datasets", "ray"}  # each takes a second or more to import
+HEAVY = {"anthropic", "torch", "transformers", "datasets", "ray"}  # each takes a second or more to import
 # Runs a script as `python SCRIPT ARGUMENT ...` does, and prints in its last line what it left imported.
 RUN = """
 import json, runpy, sys
@@ -64,7 +65,8 @@ def test_sampling_and_assembly_load_no_ray_and_the_package_loads_nothing_heavy()
 def run(script: Path, *arguments: object) -> tuple[int, set[str], str]:
     """Exit code of a command, those of `HEAVY` that it imported, and what it said on stderr."""
     command = [sys.executable, "-c", RUN, str(script), *map(str, arguments)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    environment = os.environ | {"ANTHROPIC_API_KEY": "none"}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
     exit_code, modules = json.loads(done.stdout.splitlines()[-1])
     return exit_code, HEAVY & set(modules), done.stderr
 
@@ -112,6 +114,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
     "impossible name": (lambda _: {"output_dataset_prefix": "sampled" + 250 * "x"}, "is too long by"),
     "no room for completions": (lambda _: {"max_new_tokens": 100_000}, "those of the prompt among them"),
     "no name of a repository": (lambda _: {"push_to_hub": "no//name"}, "no name of a repository"),
+    "no price for a cap": (
+        lambda _: {"grader_model": "anthropic/x", "max_grading_cost_usd": 1},
+        "price of x is not known",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from evalgen.errors import JobStopped
-from evalgen.records import Verdict
+from evalgen.records import GraderSpec, Verdict
 from evalgen.statistics import DatasetStatistics, DatasetTally, PromptStatistics, check_any_graded, summary
 from evalgen.tables import statistics_lines
 from tests.unit.test_assembly import TOKYO, UNGRADED, WRONG, assembled, drawn, enumerated, trimmed
@@ -103,12 +103,15 @@ def test_costs_add_up_and_are_unknown_as_soon_as_one_is(tokenizer: PreTrainedTok
 
 def test_the_table_says_how_many_calls_packs_saved(tokenizer: PreTrainedTokenizerFast) -> None:
     plan, part = assembled(tokenizer, [drawn(tokenizer, " Grace", [0])], {})
+    grader = GraderSpec(model="anthropic/claude", instructions="i" * 3_500, num_votes=3, pack_size=3)
+    plan = replace(plan, grader=grader)
     packed = [Verdict(kind="equivalent", api_calls=calls, input_tokens=100, votes=VOTES) for calls in (3, 0, 0)]
     cached = Verdict(kind="equivalent", votes=VOTES)
     tally = DatasetTally(plan)
     tally.add(part, [*packed, cached])
     assert (tally.figures([]).num_asked, tally.figures([]).api_calls) == (9, 3)
-    assert "; packs saved 6 calls" in "".join(statistics_lines([tally.figures([])]))
+    assert "; packs saved 6 calls, about " in "".join(statistics_lines([tally.figures([])]))
+    assert 6 * 1_000 < tally.figures([]).input_tokens_saved < 6 * 2_000  # that many have the instructions; and a form
     single = DatasetTally(plan)
     single.add(part, [replace(verdict, api_calls=3) for verdict in packed])
     assert "packs" not in "".join(statistics_lines([single.figures([])]))

@@ -11,8 +11,10 @@ from evalgen.config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.experiment import Experiment
 from evalgen.progress import Monitor
+from evalgen.timings import Timings
 from evalgen.wandb_log import WandbLog
 from evalgen.work import Work
+from tests.unit.test_timings import Clock
 
 SUMMARY: dict[str, Any] = {"datasets": [{"name": "sampled_x", "num_draws": 10}], "timings": {"total": 1.5}}
 
@@ -22,21 +24,21 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")  # it looks once in a process
 
 
-def job(tmp_path: Path, logging_type: str = "wandb") -> tuple[JobConfig, Experiment]:
+def job(tmp_path: Path, logging_type: str = "wandb") -> tuple[JobConfig, Experiment, Timings]:
     config = JobConfig(
         data_model_path="run", output_dir=str(tmp_path), logging_type=logging_type, wandb_project="evalgen"
     )
     experiment = Experiment.named(config)
     experiment.make_directory()
-    return config, experiment
+    return config, experiment, Timings()
 
 
 def test_a_job_is_logged_offline_as_it_runs_and_at_its_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
-    config, experiment = job(tmp_path)
-    with WandbLog(config, experiment) as wandb_log:
+    config, experiment, timings = job(tmp_path)
+    with WandbLog(config, experiment, timings) as wandb_log:
         wandb_log.show(Monitor(Work(units=(), ungraded=()), 0.0).progress(1.0))
         wandb_log.finish(SUMMARY)
     assert not caplog.messages  # it warns where it cannot log
@@ -59,12 +61,34 @@ def test_a_wandb_that_cannot_begin_is_one_warning(
         raise wandb.errors.CommError("no such entity")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    config, experiment = job(tmp_path)
-    with WandbLog(config, experiment) as wandb_log:
+    config, experiment, timings = job(tmp_path)
+    with WandbLog(config, experiment, timings) as wandb_log:
         wandb_log.show(Monitor(Work(units=(), ungraded=()), 0.0).progress(1.0))
         wandb_log.finish(SUMMARY)
     (message,) = caplog.messages
     assert "no such entity" in message and str(experiment.directory) in message
+
+
+def test_the_seconds_that_wandb_takes_have_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="the extra `wandb` is not installed")
+    clock = Clock(monkeypatch)
+
+    class Run:
+        def log(self, _: object) -> None:
+            clock.now += 2.0
+
+        def finish(self, **_: object) -> None:
+            pass
+
+    def init(**_: object) -> Run:
+        clock.now += 30.0
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    config, experiment, timings = job(tmp_path)
+    with WandbLog(config, experiment, timings) as wandb_log:
+        wandb_log.finish({"datasets": [], "timings": {}})
+    assert timings.whole() == {"log_to_wandb": 32.0, "other": 0.0, "total": 32.0}
 
 
 def test_what_was_last_shown_of_a_job_that_stops_is_logged_and_nothing_twice(
@@ -82,7 +106,7 @@ def test_what_was_last_shown_of_a_job_that_stops_is_logged_and_nothing_twice(
 
 
 def test_without_it_nothing_is_begun(tmp_path: Path) -> None:
-    config, experiment = job(tmp_path, "disk")
-    with WandbLog(config, experiment) as wandb_log:
+    config, experiment, timings = job(tmp_path, "disk")
+    with WandbLog(config, experiment, timings) as wandb_log:
         wandb_log.finish(SUMMARY)
-    assert list(experiment.directory.iterdir()) == []
+    assert list(experiment.directory.iterdir()) == [] and not timings.seconds

@@ -14,9 +14,9 @@ from tenacity import wait_fixed
 
 from evalgen.errors import GraderUnavailable
 from evalgen.grading.breaker import Breaker
-from evalgen.grading.claude import MAX_ASKS
 from evalgen.grading.claude_errors import outcome_of, retry_after_s
 from evalgen.grading.limiter_records import Lease
+from evalgen.grading.messages import MAX_ASKS
 from evalgen.grading.rate_limiter import LONGEST_HOLD_S, RateLimiter
 from tests import messages_api
 from tests.claude_calls import RecordedSleep, grade, grade_all, question, sdk_pointed_at_messages_api

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from evalgen.errors import ConfigError
-from evalgen.grading.grader_config import load_grader
+from evalgen.grading.grader_config import check_judges, load_grader
+from evalgen.grading.prices import load_prices
 from evalgen.grading.question_text import DEFAULT_INSTRUCTIONS
 
 REPOSITORY = Path(__file__).parents[3]
@@ -97,3 +98,33 @@ def test_a_claude_grader_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
         load_grader("anthropic/claude-haiku-4-5-20251001", None)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
     assert load_grader("anthropic/claude-haiku-4-5-20251001", None).model == "anthropic/claude-haiku-4-5-20251001"
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"ANTHROPIC_API_KEY": "two words"}, "stray character"),
+        ({"ANTHROPIC_API_KEY": "x", "ANTHROPIC_BASE_URL": "localhost:8000"}, "no http or https address"),
+    ],
+)
+def test_a_judge_that_no_request_could_reach_is_told_before_anything_is_made(
+    environment: dict[str, str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    judges = [load_grader("anthropic/claude-haiku-4-5-20251001", None), load_grader("offline/date", None)]
+    with pytest.raises(ConfigError, match=says):
+        check_judges(judges, load_prices(), None)
+    check_judges(judges[1:], load_prices(), None)
+
+
+def test_a_judge_without_a_price_is_warned_of_and_refused_under_a_cap(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "x")
+    judges = [load_grader(model, None) for model in ("anthropic/new", "anthropic-batch/new")]
+    check_judges(judges, load_prices(), None)
+    (said,) = caplog.messages
+    assert said.startswith("the price of new is not known")
+    with pytest.raises(ConfigError, match=r"max_grading_cost_usd: the price of new is not known.*--prices_path"):
+        check_judges(judges, load_prices(), 1.0)
