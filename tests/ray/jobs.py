@@ -50,6 +50,9 @@ class Experiment:
         rows: list[dict[str, Any]] = self.dataset(name).remove_columns(inexact).to_list()
         return rows
 
+    def rejects_but_for_rounding(self, name: str) -> list[dict[str, Any]]:
+        return [{**row, "logprob": None, "logprob_sampling": None} for row in self.rejects(name)]
+
     def rejects(self, name: str, file: str = "non_equivalent_completions.json") -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = json.loads((self.path / "sampled_eval_datasets" / name / file).read_text())
         return rows

@@ -56,10 +56,9 @@ def _config(experiment: Experiment) -> dict[str, Any]:
 
 def _content(experiment: Experiment) -> tuple[object, ...]:
     """Log-probabilities differ in the last bits with the shape of a batch; nothing else may."""
-    rejects = [{**row, "logprob": None, "logprob_sampling": None} for row in experiment.rejects(NAME)]
     draws = {
         (row["prompt_id"], index, tuple(row["token_ids"]))
         for row in experiment.rows_of("samples")
         for index in row["generation_indices"]
     }
-    return experiment.rows_but_for_rounding(NAME), rejects, draws
+    return experiment.rows_but_for_rounding(NAME), experiment.rejects_but_for_rounding(NAME), draws

@@ -197,7 +197,8 @@ def nicer_prompts_everywhere(it: Touched) -> None:
 
 def prompt_that_the_source_lacks(it: Touched) -> None:
     """Of which nothing was sampled."""
-    counts = ("num_draws", "num_unique", "num_equivalent", "num_not_equivalent", "num_ungraded", "num_variations")
+    counts = ["num_draws", "num_unique", "num_equivalent", "num_not_equivalent", "num_ungraded", "num_variations"]
+    counts.append("greedy_draws")
     new = {"prompt_id": "new", "equivalent_draw_share": None} | dict.fromkeys(counts, 0)
     it.change_prompts(lambda rows: rows.append(rows[-1] | new))
     it.change_summary(num_prompts=4)
@@ -577,7 +578,7 @@ TAMPERINGS: list[tuple[Callable[[Touched], None], set[Check]]] = [
     (id_twice, {Check.IDS, Check.ASSEMBLY}),
     (id_of_another_form, {Check.IDS, Check.ASSEMBLY}),
     (prompt_id_from_a_hash_of_the_prompt, {Check.PROMPTS, Check.SAMPLES, Check.DRAWS, Check.ASSEMBLY}),
-    (two_rows_swapped, {Check.ORDER, Check.PREFIXES, Check.ASSEMBLY}),
+    (two_rows_swapped, {Check.ORDER, Check.ASSEMBLY}),
     (prompts_in_another_order, {Check.ORDER, Check.ASSEMBLY}),
     (another_reference, {Check.PROMPTS, Check.ASSEMBLY}),
     (nicer_prompts_everywhere, {Check.SOURCE, Check.SAMPLES, Check.PROMPT_TOKENS, Check.ASSEMBLY}),
@@ -638,3 +639,6 @@ TAMPERINGS: list[tuple[Callable[[Touched], None], set[Check]]] = [
     (more_encoded_again, {Check.SUMMARY}),
     (covered_in_the_summary, {Check.SUMMARY}),
 ]
+
+# Where what was drawn has rows that begin with each other, which is for the machine's rounding to say.
+MAY_FAIL_TOO = {two_rows_swapped: {Check.PREFIXES}, encoded_again_called_drawn: {Check.PREFIXES}}
