@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -25,6 +27,7 @@ import ray
 import torch
 import yaml
 
+from configs.grafana.print_panels import interpolated
 from configs.grafana.queries import PLANNED, or_zero
 from evalgen import units
 from evalgen.records import SamplingUnit
@@ -35,7 +38,6 @@ from ray_jobs import generate_eval_datasets
 from tests.messages_api import API_KEY, HeldRequest, MessagesApi, error, overloaded, rate_limited
 from tests.ray.conftest import REPOSITORY, RayCluster
 from tests.ray.jobs import Experiment, mayors_arguments, run_job
-from tests.unit.test_grafana import interpolated
 from tests.waiting import wait_until
 
 DASHBOARD = json.loads((REPOSITORY / "configs/grafana/evalgen_dashboard.json").read_text())
@@ -153,6 +155,7 @@ class Watched:
     """A job that is over, and the server that has scraped it."""
 
     figures: dict[str, Any]  # of the one dataset
+    printed: str  # by `configs.grafana.print_panels` in mid-run
     server: Prometheus
 
 
@@ -171,12 +174,13 @@ def watched(ray_cluster: RayCluster, mayors_run: Path, tmp_path_factory: pytest.
             earlier = run_job(arguments(num_generations=10), output_dir)
             api.script(rate_limited(0.3), overloaded(), error(400, "invalid_request_error", "not this one"))
             held = api.hold(api.calls + 20)
-            with released_when(held, lambda: is_seen_in_mid_run(server)), troubled_replicas():
+            printed: list[str] = []
+            with released_when(held, lambda: is_printed_in_mid_run(server, printed)), troubled_replicas():
                 assert generate_eval_datasets.main(arguments()) == 1
             (directory,) = set(output_dir.iterdir()) - {earlier.path}
             (figures,) = Experiment(directory).summary["datasets"]
             wait_until(lambda: is_told(server, figures), PATIENCE_S, "the end of the job is scraped")
-            yield Watched(figures=figures, server=server)
+            yield Watched(figures=figures, printed=printed[0], server=server)
 
 
 @contextmanager
@@ -216,6 +220,14 @@ def is_seen_in_mid_run(server: Prometheus) -> bool:
     return all(value_seen(series) for panel in shown for series in panel.values())
 
 
+def is_printed_in_mid_run(server: Prometheus, printed: list[str]) -> bool:
+    if not is_seen_in_mid_run(server):
+        return False
+    command = [sys.executable, "-m", "configs.grafana.print_panels", "--prometheus", server.url]
+    printed.append(subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout)
+    return True
+
+
 def value_seen(series: list[Series]) -> bool:
     return any(value > 0 for each in series for _, value in each)
 
@@ -231,6 +243,12 @@ def test_every_panel_has_data(watched: Watched, title: str) -> None:
         pytest.skip("no GPU")
     shown = watched.server.panel(title)
     assert all(shown.values()), f"nothing for {[legend for legend, series in shown.items() if not series]}"
+
+
+def test_without_grafana_a_command_prints_what_the_panels_show(watched: Watched) -> None:
+    assert all(title in watched.printed for title in PANELS)
+    assert re.search(r"Sampled +[\d.]+%", watched.printed) and re.search(r"Judged +[\d.]+%", watched.printed)
+    assert re.search(r"Requests in flight +in flight +[12]\b", watched.printed)
 
 
 def test_the_numbers_are_those_of_the_job(watched: Watched) -> None:

@@ -19,7 +19,8 @@ import ray.dashboard.modules.metrics as ray_metrics
 from ray.dashboard.modules.metrics.grafana_dashboard_factory import generate_data_grafana_dashboard
 
 from configs.grafana.make_dashboard import COLUMNS, DASHBOARD, text
-from configs.grafana.panels import NO_JOB
+from configs.grafana.panels import NO_JOB, ROWS
+from configs.grafana.print_panels import interpolated, shown
 from configs.grafana.queries import FAILING
 from ray_jobs import metrics
 
@@ -146,12 +147,12 @@ def test_a_job_that_waits_for_batches_can_be_chosen_and_no_panel_says_that_there
             assert panel["fieldConfig"]["defaults"]["noValue"] not in (NO_JOB, "none"), panel["title"]
 
 
-def interpolated(query: str, job: str = ".+") -> str:
-    """As Grafana asks it where everything else is chosen."""
-    chosen = {"SessionName": ".+", "Cluster": ".*", "JobId": job, "Run": ".+", "Checkpoint": ".+"}
-    for name, value in chosen.items():
-        query = query.replace(f"${name}", value)
-    return query.replace("$__rate_interval", "40s")
+def test_what_is_printed_is_in_the_panels_units_and_words() -> None:
+    panels = {panel.title: panel for row in ROWS.values() for panel in row}
+    printed = [("Sampled", 0.5), ("Judge's server", 0), ("Judge's server", 12), ("Cost", 0.1862), ("Cost", -1)]
+    assert [shown(panels[title], value) for title, value in printed] == [
+        *("50.0%", "well", "12 s of pause", "$0.1862", "cost unknown: no price")
+    ]
 
 
 @pytest.fixture
