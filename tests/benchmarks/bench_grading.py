@@ -1,6 +1,8 @@
 """Grading against a server that limits, fails and bills: what its own books say afterwards.
 
-    python -m tests.benchmarks.bench_grading [limits throughput storm faults budget packs memory]   about 20 minutes
+    python -m tests.benchmarks.bench_grading [PART ...]
+
+Parts, 30 minutes together: limits tokens drop throughput storm faults refused budget packs memory.
 
 The server is `tests.chaos`, in a process of its own on loopback; the client is the real SDK. `limits` and `throughput`
 run whole jobs on Ray whose engine is a stand-in; the others one grading desk in this process.
@@ -16,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evalgen.demo.build import build_tiny_run
-from evalgen.errors import GradingBudgetSpent
+from evalgen.errors import GraderUnavailable, GradingBudgetSpent, JobStopped
 from evalgen.grading.breaker import Breaker
 from evalgen.grading.desk import GradingDesk
 from evalgen.grading.prices import load_prices
@@ -70,9 +73,7 @@ def limits(directory: Path) -> Iterator[Figure]:
             num_prompts = 35 * REQUESTS_PER_MINUTE // 1_000
             job(directory / f"limits_{num_actors}", num_prompts, max_connections=100 * num_actors)
             stats = api.stats()
-        first, last = min(stats.arrivals_by_s), max(stats.arrivals_by_s)
-        # Whole seconds, without the first minute, and without the last one, in which questions run out.
-        counted = range(first + 60, last - 5)
+        counted = whole_seconds(stats)
         share = sum(stats.served_by_s.get(s, 0) for s in counted) / len(counted) / (REQUESTS_PER_MINUTE / 60)
         late = sum(stats.refused_by_s.get(second, 0) for second in counted)
         actors = f"{num_actors} grading actor{'s' * (num_actors > 1)}"
@@ -80,6 +81,51 @@ def limits(directory: Path) -> Iterator[Figure]:
         early = sum(stats.refused_by_s.values()) - late
         yield Figure(what="  429s after the first minute (before)", measured=f"{late} ({early})", target="0")
         yield Figure(what="  calls per distinct question", measured=calls_per_question(stats), target="1.00")
+
+
+def tokens(directory: Path) -> Iterator[Figure]:
+    """Strict limits on tokens, at one desk."""
+    for kind, per_minute in (("input", 350_000), ("output", 60_000)):
+        strict = Limits(**{f"{kind}_tokens_per_minute": per_minute}, **STRICT)
+        with served(limits=strict, latency_s=0.5) as api:
+            grade(directory / f"tokens_{kind}", 2_800, max_connections=100)
+            stats = api.stats()
+        counted = whole_seconds(stats)
+        num_served = sum(stats.served_by_s.get(second, 0) for second in counted)
+        of_a_request = getattr(stats, f"{kind}_tokens") / sum(stats.served_by_s.values())
+        share = num_served * of_a_request / len(counted) / (per_minute / 60)
+        late = sum(stats.refused_by_s.get(second, 0) for second in counted)
+        yield Figure(what=f"share of the allowed {kind} tokens", measured=f"{share:.1%}", target="97%")
+        yield Figure(what="  429s after the first minute", measured=str(late), target="0")
+
+
+def drop(directory: Path) -> Iterator[Figure]:
+    """The limit is halved once a thousand requests have been served."""
+    before, after = (Limits(requests_per_minute=each, **STRICT) for each in (1_200, 600))
+    with served(limits=before, latency_s=0.5) as api:
+        with ThreadPoolExecutor(1) as beside:
+            halved = beside.submit(halve, api, after)
+            grade(directory / "drop", 2_200, max_connections=100)
+        stats, at = api.stats(), halved.result()
+    refused = [second - at for second, number in stats.refused_by_s.items() if second >= at and number]
+    counted = range(at + 10, max(stats.arrivals_by_s) - 5)
+    share = sum(stats.served_by_s.get(second, 0) for second in counted) / len(counted) / 10
+    yield Figure(
+        what="the limit is halved in mid-run: seconds until the last 429",
+        measured=f"{max(refused, default=0)}",
+        target="-",
+    )
+    num_refused = sum(stats.refused_by_s.get(at + second, 0) for second in refused)
+    yield Figure(what="  429s until then", measured=str(num_refused), target="-")
+    yield Figure(what="  share of the new rate, from the tenth second on", measured=f"{share:.1%}", target="97%")
+
+
+def halve(api: ChaosApi, limits: Limits) -> int:
+    """Sets `limits` when a thousand requests have been served; returns the second, as the server's books have it."""
+    while (stats := api.stats()).calls < 1_000:
+        time.sleep(0.2)
+    api.set(limits=limits)
+    return max(stats.arrivals_by_s)
 
 
 def throughput(directory: Path) -> Iterator[Figure]:
@@ -149,6 +195,35 @@ def faults(directory: Path) -> Iterator[Figure]:
     yield Figure(what="no faults, 4 desks, each question 3 times", measured=calls_per_question(stats), target="1.00")
 
 
+def refused(directory: Path) -> Iterator[Figure]:
+    """A server that takes no request any more, with 50 connections to it."""
+    with served(latency_s=0.05) as api:
+        os.environ["ANTHROPIC_API_KEY"] = "not the key"
+        stopped(directory / "wrong_key", 3_000)
+        calls = api.stats().calls
+    yield Figure(what="a wrong key: requests until the job stops", measured=str(calls), target="-")
+    with served(latency_s=0.05, spend_cap_requests=1_000) as api:
+        stopped(directory / "spend_cap", 3_000)
+        calls, kept = api.stats().calls, len(graded_keys(directory / "spend_cap"))
+        api.set(spend_cap_requests=None)
+        grade(directory / "spend_cap", 3_000, max_connections=50)
+        stats = api.stats()
+    yield Figure(
+        what="the account's spend cap, after 1,000 requests: more of them", measured=str(calls - 1_000), target="-"
+    )
+    yield Figure(what="  verdicts lost of those billed", measured=str(1_000 - kept), target="0")
+    again = sum(times * number for times, number in stats.times_answered.items()) - 3_000
+    yield Figure(what="  questions paid for twice after it is lifted", measured=str(again), target="0")
+
+
+def stopped(directory: Path, num_questions: int) -> None:
+    try:
+        grade(directory, num_questions, max_connections=50)
+    except GraderUnavailable:
+        return
+    raise AssertionError("the job did not stop")
+
+
 def budget(directory: Path) -> Iterator[Figure]:
     """A cap of 50 cents over two parts of a job, while requests are lost on their way back."""
     cap_usd = 0.5
@@ -195,8 +270,14 @@ def memory(directory: Path) -> Iterator[Figure]:
     )
 
 
+def whole_seconds(stats: Stats) -> range:
+    """Without the first minute, and without the last seconds, in which questions run out."""
+    return range(min(stats.arrivals_by_s) + 60, max(stats.arrivals_by_s) - 5)
+
+
 def calls_per_question(stats: Stats) -> str:
-    return f"{stats.asked_per_question:.3f}"
+    num_more = round((stats.asked_per_question - 1) * stats.num_questions)
+    return f"{stats.asked_per_question:.3f} ({num_more} more)"
 
 
 @contextmanager
@@ -283,15 +364,15 @@ def grade(
     begun = time.monotonic()
     try:
         asyncio.run(run())
-    except* GradingBudgetSpent as spent:
-        raise spent.exceptions[0] from None
+    except* JobStopped as stop:
+        raise stop.exceptions[0] from None
     finally:
         store.close()
     return time.monotonic() - begun
 
 
 PARTS: dict[str, Callable[[Path], Iterator[Figure]]] = {
-    part.__name__: part for part in (limits, throughput, storm, faults, budget, packs, memory)
+    part.__name__: part for part in (limits, tokens, drop, throughput, storm, faults, refused, budget, packs, memory)
 }
 
 

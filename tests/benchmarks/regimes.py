@@ -1,7 +1,7 @@
 """What the benchmark measures: regimes (a checkpoint, prompts, a law, a number of draws) and the engines of each.
 
-Every engine of a regime does the same work. A regime that would take an engine more than ten minutes is smaller for all
-of them, and its name says how small.
+Every engine of a regime does the same work. So that all takes half an hour, some regimes are smaller for all of them,
+and their names say how small.
 """
 
 from __future__ import annotations
