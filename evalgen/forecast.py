@@ -9,6 +9,7 @@ from typing import Any
 
 from evalgen.grading.messages import MAX_ASKS, MOST_BYTES_OF_A_PACK, message_params, pack_params
 from evalgen.grading.prices import BATCH_DISCOUNT, PriceList
+from evalgen.grading.question_text import num_bytes
 from evalgen.job import DatasetPlan
 from evalgen.records import Question
 
@@ -47,7 +48,8 @@ def _of_dataset(plan: DatasetPlan, prices: PriceList) -> DatasetForecast:
         of_prompt = settings.num_generations + 1 if settings.do_sample else 1  # the greedy one, too
     most_questions = num_prompts * of_prompt
     is_free = plan.grader.is_offline
-    pack_size = _pack_size(plan, of_prompt, CHARS_OF_A_TOKEN)
+    num_chars = CHARS_OF_A_TOKEN * settings.max_new_tokens
+    pack_size = min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // num_chars))
     usd = 0.0 if is_free else _usd_per_question(plan, prices, pack_size)
     most_calls = 0 if is_free else num_prompts * -(-of_prompt // pack_size) * plan.grader.num_votes
     return DatasetForecast(
@@ -86,25 +88,19 @@ def _most_usd(plan: DatasetPlan, prices: PriceList, of_prompt: int) -> float:
 
     def of_call(params: Mapping[str, Any]) -> float:
         """What a cap sets aside for it."""
-        num_bytes = len(json.dumps(params, ensure_ascii=False).encode())
-        return prices.most_usd(plan.grader.api_model, num_bytes, params["max_tokens"]) * _discount(plan)
+        size = len(json.dumps(params, ensure_ascii=False).encode())
+        return prices.most_usd(plan.grader.api_model, size, params["max_tokens"]) * _discount(plan)
 
     question = _longest_question(plan, MOST_CHARS_OF_A_TOKEN)
+    # The smallest packs cost most for a question. Replicas that share a prompt's draws may have no other.
+    num_packs = -(-of_prompt // 2) if min(of_prompt, plan.grader.pack_size) > 1 else 0
     singly = of_prompt * MAX_ASKS * of_call(message_params(question))
-    pack_size = _pack_size(plan, of_prompt, MOST_CHARS_OF_A_TOKEN)
-    if pack_size == 1:
-        return singly
-    return singly + -(-of_prompt // pack_size) * of_call(pack_params([question] * pack_size))
-
-
-def _pack_size(plan: DatasetPlan, of_prompt: int, chars_of_a_token: int) -> int:
-    num_chars = chars_of_a_token * plan.settings.max_new_tokens
-    return min(plan.grader.pack_size, of_prompt, max(1, MOST_BYTES_OF_A_PACK // num_chars))
+    return singly + num_packs * of_call(pack_params([question] * 2))
 
 
 def _longest_question(plan: DatasetPlan, chars_of_a_token: int) -> Question:
     completion = "x" * (chars_of_a_token * plan.settings.max_new_tokens)
-    longest = max(plan.queries, key=lambda query: len(query.prompt) + len(query.reference))
+    longest = max(plan.queries, key=lambda query: num_bytes(query.prompt) + num_bytes(query.reference))
     return plan.question(longest, completion)
 
 

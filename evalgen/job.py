@@ -15,7 +15,8 @@ from evalgen.config import JobConfig, RunConfig
 from evalgen.dataset_files import PARTIAL
 from evalgen.errors import ConfigError, InputError
 from evalgen.files import REPLACED, WRITING
-from evalgen.grading.grader_config import load_grader
+from evalgen.grading.grader_config import check_judges, load_grader
+from evalgen.grading.prices import load_prices
 from evalgen.queries import collect_queries
 from evalgen.records import Checkpoint, GraderSpec, Query, Question
 from evalgen.rotations import check_rotations
@@ -95,7 +96,9 @@ def plan_datasets(config: JobConfig) -> tuple[DatasetPlan, ...]:
                 found.append(
                     DatasetPlan(name=name, checkpoint=checkpoint, queries=queries, grader=grader, settings=settings)
                 )
-    return _with_unique_names(found)
+    plans = _with_unique_names(found)
+    check_judges([plan.grader for plan in plans], load_prices(config.prices), config.max_grading_cost_usd)
+    return plans
 
 
 def check_tokenizers(plans: Sequence[DatasetPlan]) -> None:

@@ -14,11 +14,12 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from evalgen.plain_lines import give_up
 from evalgen.printable import printable
 
 LOG_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
@@ -75,7 +76,7 @@ class JobLog:
         self._memory = logging.handlers.MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
         self._file: logging.FileHandler | None = None
         terminal = _Stdout() if to_stdout else _Terminal(MOST_WARNINGS if has_file else None)
-        self._handlers: Sequence[logging.Handler] = (self._memory, terminal)
+        self._handlers: Sequence[logging.Handler] = (*([self._memory] if has_file else []), terminal)
         for handler in self._handlers:
             self._logger.addHandler(handler)
 
@@ -113,7 +114,8 @@ class _ToldOnce(logging.Handler):
     def _tell(self, error: BaseException | None) -> None:
         if not self._has_failed:
             self._has_failed = True
-            sys.stderr.write(f"WARNING: {self.target} lacks lines: {error}\n")
+            with suppress(OSError):  # stderr may be where this goes
+                sys.stderr.write(f"WARNING: {self.target} lacks lines: {error}\n")
 
 
 class _LogFile(_ToldOnce, logging.FileHandler):
@@ -135,6 +137,10 @@ class _Stdout(_ToldOnce, logging.StreamHandler[TextIO]):
     def __init__(self) -> None:
         super().__init__(sys.stdout)
         self.setFormatter(LineFormatter())
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        super().handleError(record)
+        give_up(self.stream)
 
     def format(self, record: logging.LogRecord) -> str:
         """What the encoding of stdout lacks, as completions and names may, is escaped."""

@@ -19,7 +19,7 @@ from evalgen.job_log import RAY_IS_THERE
 from evalgen.journal import read_journal
 from evalgen.seed_report_facts import ReportedExperiment
 from evalgen.unit_store import LINES, StoredUnit
-from evalgen.verdict_table import VERDICTS_FILE
+from evalgen.verdict_table import VERDICTS_FILE, VOTING
 
 LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d[T ][\d:.,]+Z? (INFO|WARNING|ERROR) (.*)")
 RETRY = re.compile(r"; request \d+ in [\d.]+ s")
@@ -92,7 +92,7 @@ def _ungraded(directory: Path, num_ungraded: int) -> list[Happening]:
         return [Happening(title=title, count=num_ungraded)]
     verdicts = pq.read_table(path, columns=["verdict", "error"])
     errors = verdicts.filter(pc.equal(verdicts["verdict"], "ungraded"))["error"].to_pylist()
-    reasons = Counter(str(error) for error in errors).most_common(SHOWN_KINDS)
+    reasons = Counter(str(error) for error in errors if error != VOTING).most_common(SHOWN_KINDS)
     return [Happening(title=title, count=num_ungraded)] + [
         Happening(title="Questions without a verdict", count=count, example=reason) for reason, count in reasons
     ]

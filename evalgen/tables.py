@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from evalgen.experiment import Experiment
 from evalgen.forecast import REPLY_TOKENS, DatasetForecast
-from evalgen.plain_lines import print_lines
+from evalgen.plain_lines import print_lines, tell
 from evalgen.statistics import DatasetStatistics
 from evalgen.timings import Timings
 
@@ -92,7 +92,7 @@ def print_results(
     }
     lines = [*statistics_lines(datasets), "", f"Seconds by stage: {_stages(timings)}"]
     lines += [f"{what}: {path}" for what, path in places.items() if path.exists()]
-    print_lines([*lines, *([f"Pushed to {on_hub}"] if on_hub else [])])
+    tell([*lines, *([f"Pushed to {on_hub}"] if on_hub else [])])
 
 
 def _stages(timings: Timings) -> str:

@@ -238,11 +238,10 @@ def _with_answer(known: Mapping[str, Any] | None, answer: Answer) -> Record | No
         return row | {"answer_ids": [answer.answer_id]}
     if answer.answer_id in known["answer_ids"]:
         return None
-    is_graded = known["verdict"] != "ungraded"
-    kept = known if is_graded or answer.is_vote else row
+    kept = known if known["verdict"] != "ungraded" or answer.is_vote else row
     spent = {name: _sum(known[name], row[name]) for name in SPENT_COLUMNS}
-    ballots = [] if is_graded or row["verdict"] != "ungraded" else _ballots(known) + row["ballots"]
-    merged = {**kept, **spent, "ballots": ballots, "from_cache": known["from_cache"] and row["from_cache"]}
+    merged = {**kept, **spent, "from_cache": known["from_cache"] and row["from_cache"]}
+    merged["ballots"] = _ballots(known) + row["ballots"] if merged["verdict"] == "ungraded" else []
     return None if merged == known else merged | {"answer_ids": [*known["answer_ids"], answer.answer_id]}
 
 

@@ -92,7 +92,10 @@ def _start(metadata: Mapping[str, str]) -> str | None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = -1  # a unit of a large model, or an overloaded judge, may take hours
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # we say why it stopped, in one line
-    return f"http://{started.dashboard_url}" if started.dashboard_url else None
+    address = os.environ.get("RAY_OVERRIDE_DASHBOARD_URL") or (
+        started.dashboard_url and f"http://{started.dashboard_url}"
+    )
+    return address.partition("?")[0] if address else None
 
 
 def num_gpus() -> int:

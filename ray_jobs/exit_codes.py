@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from evalgen.errors import EvalgenError, UserError
+from evalgen.plain_lines import give_up
 from evalgen.printable import printable
 from ray_jobs.stop import Interrupted
 
@@ -33,5 +34,9 @@ def exit_code_of(command: Callable[[], object], if_interrupted: str) -> int:
 
 
 def _fail(reason: object, exit_code: int) -> int:
-    sys.stderr.write(f"error: {printable(str(reason))}\n")
+    try:
+        sys.stderr.write(f"error: {printable(str(reason))}\n")
+        sys.stderr.flush()
+    except OSError:
+        give_up(sys.stderr)
     return exit_code

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from evalgen.config import JobConfig
 from evalgen.errors import JobStopped
 from evalgen.job_log import JobLog, fields
 from evalgen.load_config import check_can_write, load_config
+from evalgen.plain_lines import tell
 from evalgen.timings import Timings
 from ray_jobs.exit_codes import exit_code_of
 from ray_jobs.garbage import imported_for_good
@@ -54,14 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show_forecast(config: JobConfig) -> None:
     """What the job would ask and cost at most. No model is loaded, and nothing made."""
     from evalgen.forecast import forecast
-    from evalgen.grading.grader_config import check_judges
     from evalgen.grading.prices import load_prices
     from evalgen.job import check_tokenizers, plan_datasets
     from evalgen.tables import print_forecast
 
     with JobLog(has_file=False):
         plans, prices = plan_datasets(config), load_prices(config.prices)
-        check_judges([plan.grader for plan in plans], prices, config.max_grading_cost_usd)
         check_tokenizers(plans)
     print_forecast(forecast(plans, prices), prices.as_of, config.max_grading_cost_usd)
 
@@ -81,12 +79,9 @@ def run_job(
     timings = timings or Timings()
     with JobLog(to_stdout=config.logging_type == "stdout") as job_log:
         with timings.stage("resolve"):  # imported where it is needed: --help and the errors of a user wait for nothing
-            from evalgen.grading.grader_config import check_judges
-            from evalgen.grading.prices import load_prices
             from evalgen.job import plan_datasets
 
             plans = plan_datasets(config)
-            check_judges([plan.grader for plan in plans], load_prices(config.prices), config.max_grading_cost_usd)
             if config.push_to_hub:
                 from evalgen.hub import check_can_push
 
@@ -111,7 +106,8 @@ def run_job(
             with experiment.begun(config, plans):
                 resumable.begun()
                 job_log.open(experiment.log_file)
-                _tell_begun(config, experiment, dashboard)
+                log.info("begun", extra=fields(experiment=str(experiment.directory), dashboard=dashboard))
+                _say(config, f"Experiment: {experiment.directory}" + (f"; dashboard: {dashboard}" if dashboard else ""))
                 # Ray ends here too, before what may wait for the network.
                 with WandbLog(config, experiment, timings) as wandb_log, until_ray_ends:
                     make_engine = make_engine or MakeReplica.of_job(config, num_replicas)
@@ -199,13 +195,6 @@ class _Job:
         check_any_graded(datasets)
 
 
-def _tell_begun(config: JobConfig, experiment: Experiment, dashboard: str | None) -> None:
-    """Where the job can be watched."""
-    places = {"experiment": str(experiment.directory)} | ({"dashboard": dashboard} if dashboard else {})
-    log.info("begun", extra=fields(**places))
-    _say(config, "; ".join(f"{name.capitalize()}: {place}" for name, place in places.items()))
-
-
 def _is_quiet(config: JobConfig) -> bool:
     """Whether how far the job is stays off the terminal, which may have the log in its place."""
     return config.quiet or config.logging_type == "stdout"
@@ -213,11 +202,8 @@ def _is_quiet(config: JobConfig) -> bool:
 
 def _say(config: JobConfig, line: str) -> None:
     """To whoever waits at a terminal."""
-    from evalgen.plain_lines import print_lines
-
     if not _is_quiet(config):
-        with suppress(OSError):  # where stdout goes there is no room, say: the job goes on
-            print_lines([line])
+        tell([line])
 
 
 def get_ready(plans: Sequence[DatasetPlan]) -> None:

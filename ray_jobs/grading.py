@@ -63,7 +63,6 @@ class GradingActor:
         try:
             verdicts = iter(await self._desk.grade(asked_now))
         except Exception as error:  # as in SamplingActor
-            await self._desk.all_stored()  # before the job ends, and this process with it
             await self._store.note_failure.remote(in_one_line(error))
             raise
         is_asked_now = (not question.grader.is_in_batches for question in questions)

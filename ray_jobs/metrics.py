@@ -168,7 +168,7 @@ class _RequestMetrics:
         self._input_tokens = Total("evalgen_input_tokens", "sent to the judge, as it counts them", BY_GRADER)
         self._output_tokens = Total("evalgen_output_tokens", "that the judge replied with", BY_GRADER)
         self._cost = Total("evalgen_cost_usd", "of requests to judges whose price is known", BY_GRADER)
-        self._unpriced = Total("evalgen_requests_unpriced", "that cost something, and nobody knows what", BY_GRADER)
+        self._unpriced = Total("evalgen_requests_unpriced", "answered by a judge whose price is not known", BY_GRADER)
         self._in_flight = Level("evalgen_requests_in_flight", "grading requests under way")
 
     def export(self, requests_of: Mapping[str, RequestTotals], num_in_flight: int) -> None:

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ class Resumable:
         self._stopping = True
         # Before anything else is tried: whoever sent the signal may follow it up with SIGKILL.
         kept = f"All that is finished is kept. Go on with:\n{self._command}" if self._is_begun else "Nothing was begun"
-        os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name}: stopping. {kept}\n".encode())
+        with suppress(OSError):  # nobody reads it, or its disk is full
+            os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name}: stopping. {kept}\n".encode())
         raise Interrupted(number)
 
 

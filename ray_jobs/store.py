@@ -79,7 +79,7 @@ class StoreActor:
         self._metrics = StoreMetrics()
         self._totals = StoreTotals(planned=Counter(unit.checkpoint for unit in planned))
         judged = _judged(verdicts) if self._before else set()
-        self._num_judged_before = 0  # completions of these that have verdicts: most are not asked about again
+        self._num_judged_before = 0  # completions of these that have verdicts, about: of another judge, perhaps
         for unit in self._before:
             samples_of_unit = self._samples.load(unit.id)
             self._count(unit, samples_of_unit, stored[unit.id].costs[unit.id])
@@ -244,12 +244,15 @@ class StoreActor:
 
     def _num_waiting(self) -> int:
         """Completions in the pipeline that have no verdict yet."""
-        num_judged = self._num_judged_before + self._shared.told.total()
-        return max(0, self._num_questions + sum(self._reloaded.values()) - num_judged)
+        return max(0, self._num_untold() - self._num_judged_before)
+
+    def _num_untold(self) -> int:
+        """Those that no grader has told of: after an earlier process of this actor has died, more than wait."""
+        return self._num_questions + sum(self._reloaded.values()) - self._shared.told.total()
 
     def _is_stuck(self) -> bool:
         """Units wait and nobody samples, though Ray does not hold replicas back for judges that are slower."""
-        return self._schedule.is_stuck and (bool(self._asking) or not self._num_waiting())
+        return self._schedule.is_stuck and (bool(self._asking) or self._num_untold() <= 0)
 
     async def _watch_nodes(self) -> None:
         """Has the others sample what a node that died had in flight; sees to it that nobody waits for ever."""
@@ -292,16 +295,16 @@ class StoreActor:
 
 
 def _judged(verdicts: Path) -> set[int]:
-    """Of each prompt and completion that has a verdict its hash: a million texts would not fit beside all else."""
+    """Of each question that has a verdict the hash of its texts: a million of these would not fit beside all else."""
     rows = (row for _, row in journal_lines(verdicts / JOURNAL) if row is not None and row["error"] != VOTING)
-    return {hash((row["prompt"], row["completion"])) for row in rows}
+    return {hash((row["prompt"], row["reference"], row["completion"])) for row in rows}
 
 
 def _num_judged(unit: SamplingUnit, samples: pa.Table, judged: Collection[int]) -> int:
     """How many of a unit's distinct completions are among `judged`."""
-    prompts = {query.id: query.prompt for query in unit.queries}
+    asked = {query.id: (query.prompt, query.reference) for query in unit.queries}
     distinct = set(zip(samples["prompt_id"].to_pylist(), samples["completion"].to_pylist(), strict=True))
-    return sum(hash((prompts[prompt_id], completion)) in judged for prompt_id, completion in distinct)
+    return sum(hash((*asked[prompt_id], completion)) in judged for prompt_id, completion in distinct)
 
 
 def num_completions(samples: pa.Table) -> int:

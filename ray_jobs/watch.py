@@ -18,7 +18,7 @@ from evalgen.progress import Monitor, Progress
 
 ASK_EVERY_S = 1.0
 LAST_ANSWER_S = 3.0  # how long the end of a job waits for the last figures
-INTERRUPTED_ANSWER_S = 0.25  # where it was interrupted: SIGKILL may follow, and Ray is yet to be stopped
+INTERRUPTED_ANSWER_S = 0.15  # where it was interrupted: SIGKILL may follow, and Ray is yet to be stopped
 
 log = logging.getLogger("evalgen.watch")
 
@@ -40,12 +40,9 @@ class Watch:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._is_over.set()
         self._thread.join(LAST_ANSWER_S)
-        if error is None or isinstance(error, Exception):
-            # Twice: a call that is under way may be answered with what was before the end.
-            self._look(LAST_ANSWER_S)
-            self._look(LAST_ANSWER_S)
-        else:
-            self._look(INTERRUPTED_ANSWER_S)
+        is_interrupted = error is not None and not isinstance(error, Exception)
+        for _ in range(2):  # a call that is under way may be answered with what was before the end
+            self._look(INTERRUPTED_ANSWER_S if is_interrupted else LAST_ANSWER_S)
 
     def _run(self) -> None:
         while not self._is_over.wait(ASK_EVERY_S):

@@ -172,8 +172,7 @@ class _BatchGrader:
             if verdict is None:
                 yield question
                 continue
-            unpaid = replace(verdict, api_calls=0, input_tokens=0, output_tokens=0, cost_usd=0.0)
-            known.append(Answer(question=question, verdict=unpaid, from_cache=True))
+            known.append(Answer(question=question, verdict=verdict.unpaid(), from_cache=True))
             if self._verdicts.kind(question) in (None, "ungraded"):
                 self._totals.note_answer(known[-1])
             else:

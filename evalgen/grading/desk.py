@@ -88,15 +88,11 @@ class GradingDesk:
             await self._grade_judged(judged, verdicts)
         return [verdicts[question.key] for question in questions]
 
-    async def all_stored(self) -> None:
-        """Waits until the answers that have come are stored, those to questions of a `grade` that has failed too."""
-        await self._answers.all_handed_on()
-
     async def aclose(self) -> None:
         """Closes the connections to the judge, once all answers are stored. The desk cannot be used afterwards."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-        await self.all_stored()
+        await self._answers.all_handed_on()
         if self._claude is not None:
             await self._claude.aclose()
 
@@ -148,6 +144,7 @@ class GradingDesk:
         try:
             await self._connected().grade(questions, store, given)
         except BaseException:
+            await self._answers.all_so_far()  # votes among them: whoever asks these now is not to ask for them again
             await self._verdicts.release([question for question in questions if question.key not in verdicts])
             raise
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -31,6 +32,11 @@ class Gathered(Generic[Item]):
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run())
         return self._handed_on
+
+    async def all_so_far(self) -> None:
+        """Waits until what was added before this call is handed on, or could not be."""
+        with suppress(Exception):  # of whatever kind, those who added it have it
+            await asyncio.shield(self.add(()))
 
     async def all_handed_on(self) -> None:
         """Waits until nothing is left that was added."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import logging
 from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evalgen.grading.gathering import Gathered
 from evalgen.grading.limiter_records import Demand, Lease, Outcome, RequestLimiter
 
 MOST_IN_A_CALL = 100
+logger = logging.getLogger(__name__)
+
 LINGER_S = 0.01  # nobody waits for what is given back: the next request has its lease already
 WAITS_TOLD_EVERY_S = 1.0
 
@@ -78,6 +81,7 @@ class Leases:
         for task in (self._acquiring, self._telling):
             if task is not None:
                 task.cancel()
+        await self._tell(self._waits.taken())
         while self._ahead:
             self._give_back(Outcome(lease=self._ahead.popleft()[0], kind="unsent"))
         await self.settled()
@@ -110,12 +114,18 @@ class Leases:
 
     async def _tell_waits(self) -> None:
         """Now and then, while requests wait and once afterwards: one that waits for hours is seen to wait."""
-        num_before = 1
-        while num_before or self._waits.num_waiting:
+        seconds_of = {"": 0.0}
+        while seconds_of:
             await asyncio.sleep(WAITS_TOLD_EVERY_S)
-            num_before = self._waits.num_waiting
-            with contextlib.suppress(Exception):  # of whatever kind, those who wait get it from `acquire`
-                await self._limiter.waited(self._waits.taken())
+            seconds_of = self._waits.taken()
+            await self._tell(seconds_of)
+
+    async def _tell(self, seconds_of: Mapping[str, float]) -> None:
+        try:
+            if seconds_of:
+                await self._limiter.waited(seconds_of)
+        except Exception as error:  # of whatever kind: it is a figure, and whoever waits hears of it from `acquire`
+            logger.debug("the limiter was not told of waits: %s", error)
 
     def _hand_out_ahead(self) -> None:
         while self._ahead and self._may_be_used(self._ahead[0][0]):
@@ -140,20 +150,23 @@ class _Waits:
 
     def __init__(self) -> None:
         self._num_waiting: Counter[str] = Counter()
-        self._at_0: defaultdict[str, float] = defaultdict(float)  # had those who wait done so since the clock's 0
-        self._taken: dict[str, float] = {}
-
-    @property
-    def num_waiting(self) -> int:
-        return self._num_waiting.total()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._at = 0.0  # until when they are counted
 
     def add(self, grader: str, number: int) -> None:
         """So many more wait from now on."""
+        self._let_time_pass()
         self._num_waiting[grader] += number
-        self._at_0[grader] -= number * asyncio.get_running_loop().time()
 
     def taken(self) -> dict[str, float]:
-        """What has passed since this was last called."""
-        now, before = asyncio.get_running_loop().time(), self._taken
-        self._taken = {grader: self._at_0[grader] + number * now for grader, number in self._num_waiting.items()}
-        return {grader: seconds - before.get(grader, 0.0) for grader, seconds in self._taken.items()}
+        """What has passed since this was last called; nothing where nobody waited."""
+        self._let_time_pass()
+        taken, self._seconds = dict(self._seconds), defaultdict(float)
+        return taken
+
+    def _let_time_pass(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for grader, number in self._num_waiting.items():
+            if number:
+                self._seconds[grader] += number * (now - self._at)
+        self._at = now

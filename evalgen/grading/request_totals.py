@@ -15,7 +15,7 @@ class RequestTotals:
     input_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0  # of the requests whose cost is known
-    num_unpriced: int = 0  # that cost something, and nobody knows what
+    num_unpriced: int = 0  # answered by a judge whose price is not known
     wait_s: float = 0.0  # for their turn, of all that waited or do, as far as their processes have told
 
     def count(

@@ -60,7 +60,7 @@ def _rounds_or_none(
     """What `_rounds` yields; None: memory did not suffice for so many draws.
 
     Raises:
-        SequenceTooLarge: it does not suffice for one.
+        SequenceTooLarge, RuntimeError: it does not suffice for one; see `out_of_memory`.
     """
     try:
         return list(_rounds(loaded, unit, prompt_index, prompt, draws))
@@ -68,7 +68,7 @@ def _rounds_or_none(
         if not is_out_of_memory(error):
             raise
         if len(draws) == 1:
-            raise out_of_memory(loaded.device, len(prompt) + unit.law.max_new_tokens) from None
+            raise out_of_memory(loaded.device, len(prompt) + unit.law.max_new_tokens, str(error)) from None
         return None
 
 

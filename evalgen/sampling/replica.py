@@ -55,7 +55,7 @@ class Replica:
         self._num_sharing = num_sharing
         self._capacities: defaultdict[int, Capacity] = defaultdict(Capacity)  # by prompt length, about
         self._ran_out_of_memory = False
-        self._read_ahead = ""  # path of the checkpoint that was read ahead last
+        self._read_ahead: set[str] = set()  # paths of checkpoints
         self._held: _Held | None = None
 
     def sample(self, unit: SamplingUnit, next_checkpoint: str = "") -> tuple[pa.Table, SamplingCost]:
@@ -67,8 +67,8 @@ class Replica:
         start = time.perf_counter()
         held = self._hold(unit.checkpoint, unit.dtype)
         loaded = held.loaded
-        if next_checkpoint not in ("", self._read_ahead):
-            self._read_ahead = next_checkpoint
+        if next_checkpoint and next_checkpoint not in self._read_ahead:
+            self._read_ahead.add(next_checkpoint)
             threading.Thread(target=read_ahead, args=(next_checkpoint,), daemon=True).start()
         ready = time.perf_counter()
         budget_bytes = self._budget_bytes

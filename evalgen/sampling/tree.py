@@ -148,9 +148,10 @@ class Tree:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            children = None  # what the failed evaluation holds is let go when this block ends, and not before
+            # What the failed evaluation holds is let go when this block ends, and not before.
+            children, reason = None, str(error)
         if children is None:
-            self._note_failure(waiting)
+            self._note_failure(waiting, reason)
             stack.extend(self._cut(waiting))
             return
         self._evaluations += len(waiting.nodes)
@@ -208,16 +209,16 @@ class Tree:
         """What memory suffices for, as far as is known."""
         return self._capacity.max_prompts if waiting.parents is None else self._capacity.max_rows
 
-    def _note_failure(self, failed: _Slice) -> None:
+    def _note_failure(self, failed: _Slice, reason: str) -> None:
         """Memory did not suffice.
 
         Raises:
-            SequenceTooLarge: it does not for a single node.
+            SequenceTooLarge, RuntimeError: it does not for a single node; see `out_of_memory`.
         """
         num_nodes = len(failed.nodes)
         if num_nodes == 1:
             prompt = self._prompts[int(failed.nodes.prompts[0])]
-            raise out_of_memory(self._loaded.device, len(prompt) + failed.nodes.depth)
+            raise out_of_memory(self._loaded.device, len(prompt) + failed.nodes.depth, reason)
         self._halvings += 1
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()

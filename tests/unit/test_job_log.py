@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,8 @@ import pytest
 from evalgen.errors import JobStopped
 from evalgen.job_log import MOST_EVENTS, MOST_WARNINGS, EventHandler, EventList, JobLog, fields, log_event
 from ray_jobs.generate_eval_datasets import main
+
+REPOSITORY = Path(__file__).parents[2]
 
 log = logging.getLogger("evalgen.test")
 
@@ -199,6 +204,43 @@ def test_a_stdout_without_a_reader_is_told_once_and_the_file_has_all(
             log.info("line %d", number)
     assert capsys.readouterr().err == "WARNING: stdout lacks lines: [Errno 32] Broken pipe\n"
     assert len(lines_of(path)) == 3
+
+
+@pytest.mark.parametrize("place", ["a full disk", "a pipe that nobody reads"])
+def test_a_command_ends_as_it_would_where_nothing_it_prints_finds_a_place(place: str, tmp_path: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from evalgen.errors import JobStopped
+from evalgen.job_log import JobLog, log
+from evalgen.plain_lines import tell
+from ray_jobs.exit_codes import exit_code_of
+
+def command():
+    with JobLog(to_stdout=True) as job_log:
+        job_log.open(Path(sys.argv[1]))
+        for number in range(3_000):
+            log.info("line %d", number)
+        tell(["and a table"])
+        raise JobStopped("some prompts could not be sampled")
+
+sys.exit(exit_code_of(command, if_interrupted=""))
+"""
+    path = tmp_path / "experiment.log"
+    command = [sys.executable, "-c", code, str(path)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if place == "a full disk":
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=full, stderr=full)
+        exit_code = done.returncode
+    else:
+        reading, writing = os.pipe()
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=writing, stderr=writing)
+        os.close(reading)
+        os.close(writing)
+        exit_code = process.wait()
+    assert exit_code == 1
+    assert len(lines_of(path)) == 3_001
 
 
 def test_events_are_told_once_and_the_oldest_go_first_where_there_are_too_many() -> None:

@@ -61,12 +61,14 @@ def offline(completion: str) -> Question:
     return Question(grader=grader, prompt="p", reference=" r", completion=completion)
 
 
-def run(store: VerdictStore, *batches: Sequence[Question], num_desks: int = 1) -> list[list[Verdict]]:
+def run(
+    store: VerdictStore, *batches: Sequence[Question], num_desks: int = 1, limiter: RateLimiter | None = None
+) -> list[list[Verdict]]:
     """The batches graded at so many desks in turn, all at once."""
 
     async def grade() -> list[list[Verdict]]:
-        shared, limiter = SharedVerdicts(store), unlimited()
-        desks = [GradingDesk(shared, limiter, max_connections=10, prices=load_prices()) for _ in range(num_desks)]
+        shared, gate = SharedVerdicts(store), limiter or unlimited()
+        desks = [GradingDesk(shared, gate, max_connections=10, prices=load_prices()) for _ in range(num_desks)]
         turns = itertools.cycle(desks)
         return await asyncio.gather(*(next(turns).grade(batch) for batch in batches))
 
@@ -118,7 +120,7 @@ def test_votes_that_were_given_before_a_job_was_stopped_are_not_paid_for_again(
         one_vote = {"verdicts": [one_vote | {"index": n} for n in range(pack_size)]}
     api.script(messages_api.answer(one_vote), messages_api.spend_cap())
     with pytest.raises(GraderUnavailable):
-        run(first, asked)
+        run(first, asked, limiter=RateLimiter(max_connections=1, breaker=Breaker(900)))
     assert [first.kind(it) for it in asked] == [None] * pack_size
     assert [[vote.kind for vote in first.votes(it)] for it in asked] == [[kind]] * pack_size
     if ended:

@@ -34,7 +34,7 @@ from tests.unit.tiny import (
 QUERIES = [query(p) for p in (mayor_prompt("Tokyo"), "a", mayor_prompt("São Paulo"), "Alice Chen died on", "Q: Who")]
 LONG_LAW = law(temperature=1.5, max_new_tokens=6)
 CUBLAS_OUT_OF_MEMORY = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-DRIVER_OUT_OF_MEMORY = RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable ...")
+DRIVER_OUT_OF_MEMORY = torch.AcceleratorError("CUDA error: out of memory\nCompile with ...")
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +166,15 @@ def test_out_of_memory_with_a_single_sequence_is_an_error_that_says_what_to_do(
     with pytest.raises(SequenceTooLarge, match=said) as caught:
         sampler(replace(diverse, model=Limited(diverse.model, 0)), unit_of(QUERIES))
     assert not isinstance(caught.value, UserError), "which would be taken for a checkpoint that nobody can sample"
+
+
+@pytest.mark.parametrize("sampler", [sample_tree, sample_independently])
+@pytest.mark.parametrize("error", [CUBLAS_OUT_OF_MEMORY, DRIVER_OUT_OF_MEMORY], ids=["cuBLAS", "driver"])
+def test_a_gpu_whose_memory_others_have_is_told_from_a_sequence_that_is_too_long(
+    diverse: LoadedModel, error: RuntimeError, sampler: Callable[..., Any]
+) -> None:
+    with pytest.raises(RuntimeError, match="CUDA error"):  # by which a sampling actor knows that its device failed
+        sampler(replace(diverse, model=Limited(diverse.model, 0, error=error)), unit_of(QUERIES))
 
 
 def test_out_of_memory_while_reading_prompts_leaves_the_slices_as_large(diverse: LoadedModel) -> None:
