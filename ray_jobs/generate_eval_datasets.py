@@ -107,7 +107,7 @@ def run_job(
                 resumable.begun()
                 job_log.open(experiment.log_file)
                 log.info("begun", extra=fields(experiment=str(experiment.directory), dashboard=dashboard))
-                _say(config, f"Experiment: {experiment.directory}" + (f"; dashboard: {dashboard}" if dashboard else ""))
+                _say(config, f"Experiment: {experiment.directory}" + (f"; Dashboard: {dashboard}" if dashboard else ""))
                 # Ray ends here too, before what may wait for the network.
                 with WandbLog(config, experiment, timings) as wandb_log, until_ray_ends:
                     make_engine = make_engine or MakeReplica.of_job(config, num_replicas)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 import urllib.error
@@ -16,6 +17,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -68,6 +70,8 @@ def lines_of(panel: Panel, prometheus: str, job: str) -> list[tuple[str, str]]:
 
 def shown(panel: Panel, value: float) -> str:
     """In the panel's words or its unit."""
+    if math.isnan(value):  # 0 of 0
+        return panel.no_data
     words = [word for at, word in panel.words if value == at]
     suffix = panel.unit.removeprefix("suffix:") if panel.unit.startswith("suffix:") else ""
     return words[0] if words else FORMS.get(panel.unit, "{:,.6g}").format(value) + suffix
@@ -81,7 +85,7 @@ def main() -> None:
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=WIDTH)
     for row, panels in ROWS.items():
-        table = Table("panel", "series", "now", title=row, title_justify="left", expand=True)
+        table = Table("panel", "series", "now", title=row, title_justify="left", box=SIMPLE_HEAD)
         for panel in panels:
             try:
                 lines = lines_of(panel, arguments.prometheus.rstrip("/"), arguments.job)
