@@ -140,7 +140,8 @@ class _Stdout(_ToldOnce, logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:
         super().handleError(record)
-        give_up(self.stream)
+        if isinstance(sys.exception(), OSError):  # and not a record that is none
+            give_up(self.stream)
 
     def format(self, record: logging.LogRecord) -> str:
         """What the encoding of stdout lacks, as completions and names may, is escaped."""

@@ -39,5 +39,5 @@ def tell(lines: Iterable[str]) -> None:
 
 def give_up(stream: TextIO) -> None:
     """From now on it takes everything and shows nothing. Else Python, at its end, would fail for what is left in it."""
-    with suppress(OSError):  # text in memory is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:  # text in memory is no file
+        os.dup2(nowhere.fileno(), stream.fileno())

@@ -252,7 +252,8 @@ class StoreActor:
 
     def _is_stuck(self) -> bool:
         """Units wait and nobody samples, though Ray does not hold replicas back for judges that are slower."""
-        return self._schedule.is_stuck and (bool(self._asking) or self._num_untold() <= 0)
+        may_be_held_back = bool(self._node_of) and self._num_untold() > 0
+        return self._schedule.is_stuck and (bool(self._asking) or not may_be_held_back)
 
     async def _watch_nodes(self) -> None:
         """Has the others sample what a node that died had in flight; sees to it that nobody waits for ever."""

@@ -34,7 +34,6 @@ FORMS = {
     "s": "{:,.1f} s",
     "cps": "{:,.2f} a second",
     "bytes": "{:,.0f} bytes",
-    "short": "{:,.6g}",
 }
 
 
@@ -74,7 +73,8 @@ def shown(panel: Panel, value: float) -> str:
         return panel.no_data
     words = [word for at, word in panel.words if value == at]
     suffix = panel.unit.removeprefix("suffix:") if panel.unit.startswith("suffix:") else ""
-    return words[0] if words else FORMS.get(panel.unit, "{:,.6g}").format(value) + suffix
+    number = "{:,.0f}" if abs(value) >= 1_000 else "{:,.4g}"
+    return words[0] if words else FORMS.get(panel.unit, number).format(value) + suffix
 
 
 def main() -> None:
@@ -89,8 +89,10 @@ def main() -> None:
         for panel in panels:
             try:
                 lines = lines_of(panel, arguments.prometheus.rstrip("/"), arguments.job)
-            except OSError as error:
-                sys.exit(f"error: Prometheus at {arguments.prometheus}: {error}; `make monitoring` starts one")
+            except urllib.error.HTTPError as refusal:
+                sys.exit(f"error: {arguments.prometheus} refuses a query: {refusal.read(500).decode(errors='replace')}")
+            except (OSError, ValueError, KeyError) as error:
+                sys.exit(f"error: no Prometheus at {arguments.prometheus} ({error}); `make monitoring` starts one")
             for number, (name, value) in enumerate(lines):
                 table.add_row("" if number else panel.title, escape(name), escape(value))
         console.print(table)

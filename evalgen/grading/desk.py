@@ -144,8 +144,10 @@ class GradingDesk:
         try:
             await self._connected().grade(questions, store, given)
         except BaseException:
-            await self._answers.all_so_far()  # votes among them: whoever asks these now is not to ask for them again
-            await self._verdicts.release([question for question in questions if question.key not in verdicts])
+            try:
+                await self._answers.all_so_far()  # votes among them, which whoever asks now is not to ask for again
+            finally:
+                await self._verdicts.release([question for question in questions if question.key not in verdicts])
             raise
 
     def _connected(self) -> ClaudeGrader:

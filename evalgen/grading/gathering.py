@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -35,8 +34,12 @@ class Gathered(Generic[Item]):
 
     async def all_so_far(self) -> None:
         """Waits until what was added before this call is handed on, or could not be."""
-        with suppress(Exception):  # of whatever kind, those who added it have it
-            await asyncio.shield(self.add(()))
+        handed_on = self.add(())
+        assert self._task is not None
+        # The task too: nobody would fulfil the future of one that is cancelled.
+        await asyncio.wait([handed_on, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if handed_on.done() and not handed_on.cancelled():
+            handed_on.exception()  # those who added it have it; else asyncio would complain that nobody has
 
     async def all_handed_on(self) -> None:
         """Waits until nothing is left that was added."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +26,22 @@ ALIVE = [{"NodeID": "n1", "Alive": True}, {"NodeID": "n2", "Alive": True}]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Scenario], None]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Scenario], None]]:
     """Plays a scenario with the store of a job of three units and two replicas, which soon loses its patience."""
     monkeypatch.setattr(ray, "nodes", lambda: ALIVE)
     monkeypatch.setattr(store, "NODES_LOOKED_AT_EVERY_S", 0.01)
     monkeypatch.setattr(store, "PATIENCE_S", 0.1)
     write_units(tmp_path / "units", units_of({"a": [3, 2, 1]}))
+    logger = logging.getLogger("evalgen")  # which an actor takes for its own process's
+    level, handlers = logger.level, list(logger.handlers)
     actor = begun(tmp_path)
 
     def play(scenario: Scenario) -> None:
         asyncio.run(asyncio.wait_for(scenario(actor), PATIENCE_S))
 
-    return play
+    yield play
+    logger.setLevel(level)
+    logger.handlers[:] = handlers
 
 
 def begun(directory: Path) -> Any:
