@@ -19,7 +19,7 @@ demo: $(INSTALLED)  ## train the four demo runs, then sample, grade and write th
 	$(BIN)/python -m evalgen.demo --output_dir outputs
 	$(BIN)/python ray_jobs/generate_eval_datasets.py --config configs/demo.yaml
 
-test: $(INSTALLED)  ## the tests, on two cores, offline: 20 minutes (not those of consumers, nor the long fault matrix)
+test: $(INSTALLED)  ## the tests, on two cores, offline: 15 to 20 minutes (not those of consumers, nor the long fault matrix)
 	$(BIN)/python -m pytest --numprocesses 2
 
 test-consumers: $(INSTALLED)  ## load a dataset as its users do, in environments of their own: 2 minutes, 5 more the first time
