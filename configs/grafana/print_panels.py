@@ -72,7 +72,7 @@ def shown(panel: Panel, value: float) -> str:
     if math.isnan(value):  # 0 of 0
         return panel.no_data
     words = [word for at, word in panel.words if value == at]
-    suffix = panel.unit.removeprefix("suffix:") if panel.unit.startswith("suffix:") else ""
+    _, _, suffix = panel.unit.partition("suffix:")
     number = "{:,.0f}" if abs(value) >= 1_000 else "{:,.4g}"
     return words[0] if words else FORMS.get(panel.unit, number).format(value) + suffix
 

@@ -12,10 +12,10 @@ from evalgen.grading.gathering import Gathered
 from evalgen.grading.limiter_records import Demand, Lease, Outcome, RequestLimiter
 
 MOST_IN_A_CALL = 100
-logger = logging.getLogger(__name__)
-
 LINGER_S = 0.01  # nobody waits for what is given back: the next request has its lease already
 WAITS_TOLD_EVERY_S = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
