@@ -19,6 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from evalgen.rotations import rope_parameters, rotation_changes
+from evalgen.sampling.beginnings import Beginnings, shared_beginnings
 from evalgen.sampling.out_of_memory import is_out_of_memory
 from evalgen.sampling.row_copies import RowCopyPrefixes, cannot_be_reindexed
 from evalgen.sampling.shared_prompts import SharedPromptPrefixes
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 # Prompts of ids that every vocabulary has, if there are so many.
 PROBES = torch.tensor([(0, 1, 2, 1), (2, 2, 0, 1), (1, 0, 1, 2)])
 PROBE_ROWS, PROBE_TOKENS = np.array([0, 0, 1]), np.array([1, 2, 0])  # with which they are extended
+# Each in two parts, as prompts are read that begin alike.
+PROBE_BEGINNINGS = Beginnings(column=2, prompts=np.arange(3), head_of=np.arange(3), shift=np.zeros(3, np.int64))
 MOST_ROUNDING = 0.15  # of the logits' spread, both root mean square; bf16 makes 0.03, a wrong position 0.3 and more
 
 
@@ -57,6 +60,7 @@ class Footprint:
 
     shares_prompts: bool  # then a prompt counts once, and its prefixes by their drawn tokens
     mixes_lengths: bool  # prompts of different lengths may be evaluated together
+    shares_beginnings: bool  # where they begin alike, that is evaluated once
     bytes_per_token: int
     bytes_per_row: int  # of recurrent states, however long the prefix
     rotation_changes: tuple[int, ...]  # lengths in tokens beyond which LongRoPE rotates all positions otherwise
@@ -86,10 +90,12 @@ def footprint_of(model: PreTrainedModel) -> Footprint:
             type(model).__name__,
         )
     changes = rotation_changes(model.config)
+    # Padding would get into a recurrent state, and these rotate all of a batch by its longest sequence.
+    mixes_lengths = shares_prompts and not changes and not is_dynamic
     return Footprint(
         shares_prompts=shares_prompts,
-        # Padding would get into a recurrent state, and these rotate all of a batch by its longest sequence.
-        mixes_lengths=shares_prompts and not changes and not is_dynamic,
+        mixes_lengths=mixes_lengths,
+        shares_beginnings=mixes_lengths and _can_share_prompts(model, ids, tokens, usual, PROBE_BEGINNINGS),
         bytes_per_token=bytes_per_token,
         bytes_per_row=bytes_per_row,
         rotation_changes=changes,
@@ -124,8 +130,14 @@ def _extended_by_rows(
     return first
 
 
-def _can_share_prompts(model: PreTrainedModel, ids: Tensor, tokens: NDArray[np.int64], usual: Tensor) -> bool:
-    """Whether the model's attention is one that `shared_prompts` can stand in for.
+def _can_share_prompts(
+    model: PreTrainedModel,
+    ids: Tensor,
+    tokens: NDArray[np.int64],
+    usual: Tensor,
+    beginnings: Beginnings | None = None,
+) -> bool:
+    """Whether the model's attention is one that `shared_prompts` can stand in for, and may be given `beginnings` first.
 
     By its kind of cache first, then by trying it: nobody knows what the next architecture does between cache and
     attention. The trial is short, so it finds what is wrong in kind, not what is wrong in a corner.
@@ -134,7 +146,7 @@ def _can_share_prompts(model: PreTrainedModel, ids: Tensor, tokens: NDArray[np.i
     if not model.is_backend_compatible() or not {type(x) for x in layers} <= {DynamicLayer, DynamicSlidingWindowLayer}:
         return False
     try:
-        _, prefixes = SharedPromptPrefixes.of_prompts(model, ids, torch.ones_like(ids))
+        _, prefixes = SharedPromptPrefixes.of_prompts(model, ids, torch.ones_like(ids), beginnings)
         ours, _ = prefixes.extend(PROBE_ROWS, tokens)
     except NotImplementedError:
         return False
@@ -149,11 +161,11 @@ def _difference(ours: Tensor, usual: Tensor) -> float:
 
 
 def evaluate_prompts(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], share_prompts: bool
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], *, share_prompts: bool, share_beginnings: bool = False
 ) -> tuple[Tensor, Prefixes]:
     """Logits (P, V) of the token after each of P prompts, and the prompts as prefixes.
 
-    Prompts that are not shared must be of one length.
+    Prompts that are not shared must be of one length; `share_beginnings` is for those that are.
     """
     longest = max(len(prompt) for prompt in prompts)
     # Padded with id 0, which every vocabulary has and the mask hides: a pad token need not exist.
@@ -162,4 +174,5 @@ def evaluate_prompts(
         assert all(len(prompt) == longest for prompt in prompts), [len(prompt) for prompt in prompts]
         return RowCopyPrefixes.of_prompts(model, ids)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    return SharedPromptPrefixes.of_prompts(model, ids, mask)
+    beginnings = shared_beginnings(prompts) if share_beginnings else None
+    return SharedPromptPrefixes.of_prompts(model, ids, mask, beginnings)

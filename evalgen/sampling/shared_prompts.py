@@ -24,6 +24,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, Dyna
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
+from evalgen.sampling.beginnings import Beginnings
+
 ATTENTION = "evalgen_shared_prompts"  # the name under which transformers finds `_attention`
 NEGLIGIBLE_TOKENS = 2**18  # of prompts, attended to from empty places: cheaper than to work through several grids
 SMALL_GROUP = 16  # prefixes of a prompt; fewer are not worth a grid of their own
@@ -39,22 +41,27 @@ class SharedPromptPrefixes:
     _tails: tuple[_Tail, ...]  # by layer
 
     @classmethod
-    def of_prompts(cls, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> tuple[Tensor, SharedPromptPrefixes]:
-        """Evaluates P left-padded prompts, `ids` and `mask` (P, S): the next logits (P, V), and them as prefixes."""
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=DynamicCache(),  # without a configuration, so that sliding layers keep the whole prompt too
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        layers = output.past_key_values.layers
+    def of_prompts(
+        cls, model: PreTrainedModel, ids: Tensor, mask: Tensor, beginnings: Beginnings | None = None
+    ) -> tuple[Tensor, SharedPromptPrefixes]:
+        """Evaluates P left-padded prompts, `ids` and `mask` (P, S): the next logits (P, V), and them as prefixes.
+
+        `beginnings` are evaluated before the rest; None: all at once.
+        """
+        cache = DynamicCache()  # without a configuration, so that sliding layers keep the whole prompt too
+        if beginnings is not None:
+            heads = torch.from_numpy(beginnings.prompts).to(ids.device)
+            _read(model, ids[heads, : beginnings.column], mask[heads, : beginnings.column], cache)
+            of_heads: list[Any] = cache.layers
+            for layer in of_heads:
+                layer.keys, layer.values = map(beginnings.of_prompts, (layer.keys, layer.values))
+        logits = _read(model, ids[:, cache.get_seq_length() :], mask, cache)
+        layers: list[Any] = cache.layers
         prompts = _Prompts(
             keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers), mask=mask
         )
         tails = tuple(_Tail(mask.shape[1]) for _ in layers)
-        return output.logits[:, -1], cls(_model=model, _prompts=prompts, _prompt_rows=np.arange(len(ids)), _tails=tails)
+        return logits, cls(_model=model, _prompts=prompts, _prompt_rows=np.arange(len(ids)), _tails=tails)
 
     def extend(self, rows: NDArray[np.int64], tokens: NDArray[np.int64]) -> tuple[Tensor, SharedPromptPrefixes]:
         """Evaluates prefix `rows[n]` with `tokens[n]` behind it, rows ascending: logits (N, V) and the new prefixes."""
@@ -83,6 +90,20 @@ class SharedPromptPrefixes:
         yield from (*self._prompts.keys, *self._prompts.values)
         for tail in self._tails:
             yield from (each for each in (tail.keys, tail.values) if each is not None)
+
+
+def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+    """Has the model read `ids` (N, T) behind what is in `cache`, `mask` for all of it: the logits (N, V) after them."""
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    logits: Tensor = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions[:, -ids.shape[1] :],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits
+    return logits[:, -1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

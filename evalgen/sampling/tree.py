@@ -189,7 +189,12 @@ class Tree:
         if waiting.parents is not None:
             return waiting.parents.extend(nodes.parent_rows, nodes.tokens)
         prompts = [self._prompts[index] for index in nodes.prompts]
-        return evaluate_prompts(self._loaded.model, prompts, self._loaded.footprint.shares_prompts)
+        return evaluate_prompts(
+            self._loaded.model,
+            prompts,
+            share_prompts=self._loaded.footprint.shares_prompts,
+            share_beginnings=self._loaded.footprint.shares_beginnings,
+        )
 
     def _cut(self, whole: _Slice) -> Iterator[_Slice]:
         """Slices, or batches of prompts, that the limits allow, each with as many nodes as they do."""

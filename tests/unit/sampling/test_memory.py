@@ -81,8 +81,8 @@ class _Counted:
 def ledger(monkeypatch: pytest.MonkeyPatch) -> _Ledger:
     ledger = _Ledger()
 
-    def counted(*arguments: Any) -> tuple[Tensor, _Counted]:
-        logits, prefixes = evaluate_prompts(*arguments)
+    def counted(*arguments: Any, **keywords: Any) -> tuple[Tensor, _Counted]:
+        logits, prefixes = evaluate_prompts(*arguments, **keywords)
         return logits, ledger.add_batch(_Counted(prefixes, 0, ledger))
 
     monkeypatch.setattr(tree, "evaluate_prompts", counted)
