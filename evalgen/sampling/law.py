@@ -24,7 +24,10 @@ from transformers.generation.logits_process import (
 from evalgen.errors import InputError
 from evalgen.records import SamplingLaw
 
-LEAST_LOG_WEIGHT = -87.0  # of a token against the most probable one: about the least float32 but for denormals
+# Of a token against the most probable one. Lower weights are 0: where an exponential is 0 or denormal in float32, CPUs
+# take five to forty times as long for it.
+LEAST_LOG_WEIGHT = -87.0
+LEAST_WEIGHT = 2e-38  # just above its exponential
 NO_DRAWS = np.zeros(0, np.int64)
 # Whose distributions are worked out together. A CPU's caches hold those of a chunk. On a GPU it takes up to 40 bytes a
 # logit (with top-p), which is little beside what the logits of a slice take, and which `memory` does not count.
@@ -210,9 +213,8 @@ def next_token(logits: Tensor, law: SamplingLaw, undrawable: Tensor) -> NextToke
     if law.do_sample:
         # The warpers of transformers look at scores alone; input_ids are in their signature and not used.
         scores = _warpers(law)(None, scores)  # type: ignore[arg-type]
-        scores.sub_(scores.amax(-1, keepdim=True))
-        # Lower ones would be denormal numbers, which processors compute ten times slower.
-        weights = torch.nn.functional.threshold(scores, LEAST_LOG_WEIGHT, -torch.inf, inplace=True).exp_()
+        scores.sub_(scores.amax(-1, keepdim=True)).clamp_(min=LEAST_LOG_WEIGHT)
+        weights = torch.nn.functional.threshold(scores.exp_(), LEAST_WEIGHT, 0.0, inplace=True)
     else:
         weights = torch.zeros_like(scores).scatter_(1, _first_of_largest(scores)[:, None], 1.0)
     blocks = _in_blocks(weights)

@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import eager_mask
 
 from evalgen.sampling.beginnings import Beginnings
 
 ATTENTION = "evalgen_shared_prompts"  # the name under which transformers finds `_attention`
-NEGLIGIBLE_TOKENS = 2**18  # of prompts, attended to from empty places: cheaper than to work through several grids
+# Of prompts, attended to from empty places: cheaper than to work through several grids.
+NEGLIGIBLE_TOKENS = {"cpu": 2**14, "cuda": 2**18}  # the second estimated from what it takes to start a few kernels
 SMALL_GROUP = 16  # prefixes of a prompt; fewer are not worth a grid of their own
+LEAST_LOG_WEIGHT = -87.0  # against the largest, which is negligible; of lower ones CPUs take ten times as long for exp
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -171,9 +173,9 @@ class Grid:
         """(P, ...) as (G, ...)."""
         return tensor if self._present is None else tensor.index_select(0, self._present.to(tensor.device))
 
-    def mask(self, mask: Tensor) -> Tensor:
+    def bias(self, bias: Tensor) -> Tensor:
         """(N, 1, 1, S) as (G, 1, 1, S): all prefixes of a prompt are equally long, so a window begins at one place."""
-        return mask[self._first_rows.to(mask.device)]
+        return bias[self._first_rows.to(bias.device)]
 
     def to_grid(self, tensor: Tensor) -> Tensor:
         """(N, K, R, E) as (G, K, M * R, E)."""
@@ -201,7 +203,8 @@ class Grids:
         self._prompts = prompts
         counts = np.bincount(prompt_rows)
         num_empty = np.count_nonzero(counts) * counts.max() - len(prompt_rows)
-        if num_empty * prompts.mask.shape[1] <= NEGLIGIBLE_TOKENS:
+        negligible = NEGLIGIBLE_TOKENS.get(device.type, NEGLIGIBLE_TOKENS["cpu"])
+        if num_empty * prompts.mask.shape[1] <= negligible:
             rows = [np.arange(len(prompt_rows))]
         else:
             # Those of one grid have numbers of one power of two, so that less than half of it is empty.
@@ -210,17 +213,22 @@ class Grids:
         self.grids = [Grid(prompt_rows[some], some, len(prompts.mask), device) for some in rows]
         self._order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(device)
 
+    @property
+    def num_tokens(self) -> int:
+        """S."""
+        return self._prompts.mask.shape[1]
+
     def keys(self, layer: int) -> Tensor:
         """(P, K, S, E)."""
         return self._prompts.keys[layer]
 
-    def attend(self, layer: int, query: Tensor, mask: Tensor, scaling: float, softcap: float | None) -> list[Tensor]:
-        """Attention of all prefixes, `query` (N, K, R, E) and `mask` (N, 1, 1, S), over their prompts, by rows."""
+    def attend(self, layer: int, query: Tensor, bias: Tensor, scaling: float, softcap: float | None) -> list[Tensor]:
+        """`_attended` of all prefixes, `query` (N, K, R, E) and `bias` (N, 1, 1, S), over their prompts, by rows."""
         parts: list[list[Tensor]] = []
         for grid in self.grids:
             keys, values = grid.of_prompts(self._prompts.keys[layer]), grid.of_prompts(self._prompts.values[layer])
             scores = _scores(grid.to_grid(query), keys, scaling, softcap)  # (G, K, M * R, S)
-            parts.append([grid.to_rows(part) for part in _unnormalised(scores, grid.mask(mask), values)])
+            parts.append([grid.to_rows(part) for part in _attended(scores, grid.bias(bias), values)])
         if len(parts) == 1:
             return parts[0]
         order = self._order.to(query.device)
@@ -244,12 +252,14 @@ def _attention(
     """Attention of one new token a row over its prompt and its own drawn tokens, as transformers calls it.
 
     `query` (N, H, 1, E); `key`, `value` (N, K, T, E) of the drawn tokens, the new one included; `attention_mask`
-    (N, 1, 1, S + T) bool. Returns (N, 1, H, E).
+    (N, 1, 1, S + T), to be added to the scores. Returns (N, 1, H, E).
     """
-    if shared_prompts is None or attention_mask is None or attention_mask.dtype != torch.bool:
+    if shared_prompts is None or attention_mask is None:
         raise NotImplementedError("layers that do not hand on what they are given")
     num_rows, num_heads, _, width = query.shape
     num_kv, num_drawn = key.shape[1:3]
+    if attention_mask.shape != (num_rows, 1, 1, shared_prompts.num_tokens + num_drawn):
+        raise NotImplementedError("layers with masks of their own")
     if position_bias is not None or s_aux is not None:
         raise NotImplementedError("attention with position biases or sinks")
     layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -259,7 +269,7 @@ def _attention(
     query = query.view(num_rows, num_kv, -1, width)  # (N, K, R, E)
     over_prompt = shared_prompts.attend(layer, query, attention_mask[..., :-num_drawn], scaling, softcap)
     scores = _scores(query, key, scaling, softcap)  # (N, K, R, T)
-    over_drawn = _unnormalised(scores, attention_mask[..., -num_drawn:], value)
+    over_drawn = _attended(scores, attention_mask[..., -num_drawn:], value)
     mixed = _joined(over_prompt, over_drawn)
     return mixed.to(query.dtype).reshape(num_rows, 1, num_heads, -1), None
 
@@ -270,32 +280,31 @@ def _scores(query: Tensor, keys: Tensor, scaling: float, softcap: float | None) 
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
-def _unnormalised(scores: Tensor, mask: Tensor, values: Tensor) -> list[Tensor]:
-    """The largest score of each query, and with it as reference the sum of exp(scores) and that of the values.
+def _attended(scores: Tensor, bias: Tensor, values: Tensor) -> list[Tensor]:
+    """Of each query the log of the sum of exp(scores + bias), and the values' mean with these as weights.
 
-    Where all is masked the largest score is the smallest number, and `_joined` gives the part no weight.
+    Where all is masked the first is about the smallest number, and `_joined` gives the part no weight.
     """
-    scores = scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+    scores = scores.add_(bias)
     largest = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(largest).exp_()
-    return [largest, weights.sum(-1, keepdim=True), (weights.to(values.dtype) @ values).to(scores.dtype)]
+    weights = scores.sub_(largest).clamp_(min=LEAST_LOG_WEIGHT).exp_()
+    total = weights.sum(-1, keepdim=True)
+    return [largest.add_(total.log()), (weights.to(values.dtype) @ values).to(scores.dtype).div_(total)]
 
 
 def _joined(one: list[Tensor], other: list[Tensor]) -> Tensor:
-    """The attention over two sets of keys, from what `_unnormalised` says of each."""
-    (max_1, sum_1, mixed_1), (max_2, sum_2, mixed_2) = one, other
-    largest = torch.maximum(max_1, max_2)
-    weight_1, weight_2 = (max_1 - largest).exp(), (max_2 - largest).exp()
-    return (weight_1 * mixed_1 + weight_2 * mixed_2) / (weight_1 * sum_1 + weight_2 * sum_2)
+    """The attention over two sets of keys, from what `_attended` says of each."""
+    (log_sum_1, mean_1), (log_sum_2, mean_2) = one, other
+    return torch.lerp(mean_1, mean_2, torch.sigmoid(log_sum_2 - log_sum_1))
 
 
-def _mask(**arguments: Any) -> Tensor | None:
-    """The usual mask, never left out: (N, 1, 1, S + T) bool."""
-    return sdpa_mask(**arguments | {"allow_is_causal_skip": False})
+def _bias(**arguments: Any) -> Tensor:
+    """The usual mask as a term of the scores, never left out: (N, 1, 1, S + T)."""
+    return eager_mask(**arguments | {"dtype": torch.float32})
 
 
 AttentionInterface.register(ATTENTION, _attention)
-AttentionMaskInterface.register(ATTENTION, _mask)
+AttentionMaskInterface.register(ATTENTION, _bias)
 
 
 @contextmanager
