@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from evalgen.errors import EvalgenError, InputError, LoadFailed
 from evalgen.records import Checkpoint, SamplingUnit
 from evalgen.rotations import check_rotations
+from evalgen.sampling.freed_memory import keep_freed_memory
 from evalgen.sampling.out_of_memory import is_out_of_memory
 from evalgen.sampling.packed_linear import pack_linears
 from evalgen.sampling.prefixes import Footprint, footprint_of
@@ -94,6 +95,8 @@ def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
     Raises:
         InputError: the model keeps what it has read in a form that cannot be re-indexed.
     """
+    if model.device.type == "cpu":
+        keep_freed_memory()
     model.train(False)
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # transformers 5.17 has another for these, which leaves the softcap out

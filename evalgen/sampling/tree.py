@@ -122,6 +122,7 @@ class Tree:
         self._capacity = capacity or Capacity()
         self._evaluations = 0
         self._halvings = 0
+        self._failed: Nodes | None = None  # for which memory did not suffice the last time that it did not
         self._kv_bytes = 0
 
     @torch.inference_mode()
@@ -215,16 +216,18 @@ class Tree:
         return self._capacity.max_prompts if waiting.parents is None else self._capacity.max_rows
 
     def _note_failure(self, failed: _Slice, reason: str) -> None:
-        """Memory did not suffice.
+        """Memory did not suffice. A single node is tried once more, with what torch's allocator held given back.
 
         Raises:
-            SequenceTooLarge, RuntimeError: it does not for a single node; see `out_of_memory`.
+            SequenceTooLarge, RuntimeError: it did not for that either; see `out_of_memory`.
         """
         num_nodes = len(failed.nodes)
-        if num_nodes == 1:
+        if num_nodes == 1 and failed.nodes is self._failed:
             prompt = self._prompts[int(failed.nodes.prompts[0])]
             raise out_of_memory(self._loaded.device, len(prompt) + failed.nodes.depth, reason)
+        self._failed = failed.nodes
         self._halvings += 1
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
-        self._capacity.halve(num_nodes, are_prompts=failed.parents is None)
+        if num_nodes > 1:
+            self._capacity.halve(num_nodes, are_prompts=failed.parents is None)

@@ -168,6 +168,21 @@ def test_out_of_memory_with_a_single_sequence_is_an_error_that_says_what_to_do(
     assert not isinstance(caught.value, UserError), "which would be taken for a checkpoint that nobody can sample"
 
 
+class FailsOnce(Limited):
+    def __call__(self, **options: Any) -> Any:
+        self.max_rows = 0 if self.failures == 0 else 10**9
+        return super().__call__(**options)
+
+
+def test_a_single_sequence_is_tried_once_more_with_what_torch_held_given_back(diverse: LoadedModel) -> None:
+    unit = unit_of(QUERIES[:1], law=LONG_LAW, num_draws=25)
+    once = FailsOnce(diverse.model, error=CUBLAS_OUT_OF_MEMORY)
+    result = sample_tree(replace(diverse, model=once), unit)  # type: ignore[arg-type]
+    assert draws_of(result) == draws(diverse, unit)
+    assert result.out_of_memory_halvings == once.failures == 1
+    assert max(once.rows) > 1, "and is no reason to go on one by one"
+
+
 @pytest.mark.parametrize("sampler", [sample_tree, sample_independently])
 @pytest.mark.parametrize("error", [CUBLAS_OUT_OF_MEMORY, DRIVER_OUT_OF_MEMORY], ids=["cuBLAS", "driver"])
 def test_a_gpu_whose_memory_others_have_is_told_from_a_sequence_that_is_too_long(
