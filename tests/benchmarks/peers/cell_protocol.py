@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-MOST_REPEATS = 5
+MOST_REPEATS = 25
 REPEAT_FOR_S = 4.0  # a cell is sampled again until this much time is spent, or MOST_REPEATS is reached
 WARM_UP_PROMPTS, WARM_UP_DRAWS = 2, 4
 
