@@ -38,7 +38,7 @@ monitoring:  ## Prometheus at localhost:9090, scraping this machine's Ray; READM
 screenshots: $(INSTALLED)  ## the README's pictures of the demo, from real runs; after `make demo`, needs tmux and chromium: 5 minutes
 	$(BIN)/python -m tests.screenshots
 
-bench: $(INSTALLED)  ## time the samplers against their peers: about 30 minutes; BENCH="--help" for more
+bench: $(INSTALLED)  ## time the samplers against their peers: about 40 minutes; BENCH="--help" for more
 	$(BIN)/python -m tests.benchmarks.bench_sampling $(BENCH)
 
 lint: $(INSTALLED)  ## style, format and types

@@ -1,6 +1,6 @@
 """Times evalgen's samplers and their peers on the same checkpoints, prompts and laws, in one run.
 
-    make bench                            about 30 minutes, once the peers' environments are there
+    make bench                            about 40 minutes, once the peers' environments are there
     make bench BENCH="--full"             every regime: hours
     make bench BENCH="--engine tree --engine vllm --regime 'T=0.1.*n=1,000'"
     make bench BENCH="--report .bench/results/<date>.json"    prints a run again

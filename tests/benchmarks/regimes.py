@@ -1,6 +1,6 @@
 """What the benchmark measures: regimes (a checkpoint, prompts, a law, a number of draws) and the engines of each.
 
-Every engine of a regime does the same work. So that all takes half an hour, some regimes are smaller for all of them,
+Every engine of a regime does the same work. So that all takes 40 minutes, some regimes are smaller for all of them,
 and their names say how small.
 """
 
