@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-LEAST_TOKENS_SAVED = 256  # fewer are not worth another pass over all weights
+LEAST_TOKENS_SAVED = 512  # fewer are not worth another pass: about what a GPU computes while it reads all weights
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,11 +31,15 @@ class Beginnings:
     head_of: NDArray[np.int64]  # (P,) which of these heads each prompt has, or has the beginning of
     shift: NDArray[np.int64]  # (P,) by how many columns the prompt's is farther to the right
 
-    def of_prompts(self, of_heads: Tensor) -> Tensor:
-        """What is kept of the heads (G, K, C, E) as that of each prompt (P, K, C, E); in the padding anything."""
-        columns = (np.arange(self.column) - self.shift[:, None]).clip(min=0)  # (P, C)
-        heads, at = (torch.from_numpy(each).to(of_heads.device) for each in (self.head_of[:, None], columns))
-        return of_heads.transpose(1, 2)[heads, at].transpose(1, 2)
+    def places(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Which head (P, 1), and which column of it (P, C), each prompt has in each column; in the padding any."""
+        columns = (np.arange(self.column) - self.shift[:, None]).clip(min=0)
+        return torch.from_numpy(self.head_of[:, None]).to(device), torch.from_numpy(columns).to(device)
+
+
+def of_prompts(of_heads: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+    """Keys or values of the heads (G, K, C, E) as those of each prompt (P, K, C, E)."""
+    return of_heads.transpose(1, 2)[places].transpose(1, 2)
 
 
 def shared_beginnings(prompts: Sequence[Sequence[int]]) -> Beginnings | None:

@@ -17,6 +17,7 @@ import psutil
 import torch
 
 from evalgen.records import SamplingLaw
+from evalgen.sampling.freed_memory import give_back_freed_memory
 from evalgen.sampling.model import LoadedModel
 
 SHARE_OF_FREE_DEVICE_MEMORY = 0.8  # the rest is for activations and the allocator's gaps
@@ -75,6 +76,7 @@ def free_bytes(devices: Collection[torch.device]) -> int:
     """What the samplers may use of the memory that is free now. Layers, and so keys, are spread evenly over GPUs."""
     if all(device.type == "cuda" for device in devices):
         return int(min(map(_free_on_gpu, devices)) * len(devices) * SHARE_OF_FREE_DEVICE_MEMORY)
+    give_back_freed_memory()
     return int(_free_on_host() * SHARE_OF_FREE_HOST_MEMORY)
 
 

@@ -90,7 +90,9 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: Device) -> LoadedMode
 
 
 def ready_to_sample(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos_ids: Iterable[int]) -> LoadedModel:
-    """A model and its tokenizer, with what the samplers need to know of them. On a CPU the model's layers are packed.
+    """A model and its tokenizer, with what the samplers need to know of them.
+
+    On a CPU the model's layers are packed, and the process keeps the memory that it frees.
 
     Raises:
         InputError: the model keeps what it has read in a form that cannot be re-indexed.

@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, Cache, Dyna
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
-from evalgen.sampling.beginnings import Beginnings
+from evalgen.sampling.beginnings import Beginnings, of_prompts
 
 ATTENTION = "evalgen_shared_prompts"  # the name under which transformers finds `_attention`
 # Of prompts, attended to from empty places: cheaper than to work through several grids.
@@ -54,11 +54,12 @@ class SharedPromptPrefixes:
         if beginnings is not None:
             heads = torch.from_numpy(beginnings.prompts).to(ids.device)
             _read(model, ids[heads, : beginnings.column], mask[heads, : beginnings.column], cache)
-            of_heads: list[Any] = cache.layers
-            for layer in of_heads:
-                layer.keys, layer.values = map(beginnings.of_prompts, (layer.keys, layer.values))
+            places = {device: beginnings.places(device) for device in {layer.keys.device for layer in _layers(cache)}}
+            for layer in _layers(cache):
+                at = places[layer.keys.device]
+                layer.keys, layer.values = of_prompts(layer.keys, at), of_prompts(layer.values, at)
         logits = _read(model, ids[:, cache.get_seq_length() :], mask, cache)
-        layers: list[Any] = cache.layers
+        layers = _layers(cache)
         prompts = _Prompts(
             keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers), mask=mask
         )
@@ -92,6 +93,10 @@ class SharedPromptPrefixes:
         yield from (*self._prompts.keys, *self._prompts.values)
         for tail in self._tails:
             yield from (each for each in (tail.keys, tail.values) if each is not None)
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    return cache.layers  # of a class that has keys and values: no other is ever in such a cache
 
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
@@ -258,7 +263,8 @@ def _attention(
         raise NotImplementedError("layers that do not hand on what they are given")
     num_rows, num_heads, _, width = query.shape
     num_kv, num_drawn = key.shape[1:3]
-    if attention_mask.shape != (num_rows, 1, 1, shared_prompts.num_tokens + num_drawn):
+    is_ours = attention_mask.dtype == torch.float32  # of one in bf16 the smallest number is infinite
+    if not is_ours or attention_mask.shape != (num_rows, 1, 1, shared_prompts.num_tokens + num_drawn):
         raise NotImplementedError("layers with masks of their own")
     if position_bias is not None or s_aux is not None:
         raise NotImplementedError("attention with position biases or sinks")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from evalgen.randomness import uniforms
 from evalgen.records import SamplingUnit
+from evalgen.sampling.freed_memory import give_back_freed_memory
 from evalgen.sampling.law import Distributions, Picks
 from evalgen.sampling.memory import Capacity, limits_of
 from evalgen.sampling.model import LoadedModel, encoded_prompts
@@ -216,7 +217,7 @@ class Tree:
         return self._capacity.max_prompts if waiting.parents is None else self._capacity.max_rows
 
     def _note_failure(self, failed: _Slice, reason: str) -> None:
-        """Memory did not suffice. A single node is tried once more, with what torch's allocator held given back.
+        """Memory did not suffice. A single node is tried once more, with what allocators kept given back.
 
         Raises:
             SequenceTooLarge, RuntimeError: it did not for that either; see `out_of_memory`.
@@ -229,5 +230,7 @@ class Tree:
         self._halvings += 1
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            give_back_freed_memory()
         if num_nodes > 1:
             self._capacity.halve(num_nodes, are_prompts=failed.parents is None)

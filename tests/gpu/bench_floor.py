@@ -113,7 +113,10 @@ def measured(
     device = loaded.device
     prompts = [encode_prompt(loaded.tokenizer, query.prompt) for query in queries]
     with torch.inference_mode():
-        prefill_s = seconds(lambda: evaluate_prompts(loaded.model, prompts, share_prompts=True), device)
+        beginnings = loaded.footprint.shares_beginnings
+        prefill_s = seconds(
+            lambda: evaluate_prompts(loaded.model, prompts, share_prompts=True, share_beginnings=beginnings), device
+        )
     rows = []
     for temperature, tokens, num_draws in REGIMES:
         law = SamplingLaw(temperature=temperature, top_k=0, top_p=1, min_p=0, do_sample=True, max_new_tokens=tokens)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import MistralConfig, Olmo2Config, PreTrainedTokenizerFast
 
 from evalgen.sampling import beginnings
-from evalgen.sampling.beginnings import LEAST_TOKENS_SAVED, Beginnings, shared_beginnings
+from evalgen.sampling.beginnings import LEAST_TOKENS_SAVED, Beginnings, of_prompts, shared_beginnings
 from evalgen.sampling.independent import sample_independently
 from evalgen.sampling.model import LoadedModel
 from evalgen.sampling.nodes import distinct_prefixes
@@ -65,7 +65,7 @@ def test_the_heads_are_those_of_all_prompts_and_no_column_saves_more(prompts: li
     kept = torch.from_numpy(ids[found.prompts, : found.column])[
         :, None, :, None
     ]  # as keys of one head, one number wide
-    placed = found.of_prompts(kept)[:, 0, :, 0].numpy()
+    placed = of_prompts(kept, found.places(kept.device))[:, 0, :, 0].numpy()
     is_token = ids[:, : found.column] != 0
     assert (placed[is_token] == ids[:, : found.column][is_token]).all()
 
