@@ -47,7 +47,7 @@ def shared_beginnings(prompts: Sequence[Sequence[int]]) -> Beginnings | None:
     longest = max(map(len, prompts))
     padding = np.array([longest - len(prompt) for prompt in prompts])
     order = sorted(range(len(prompts)), key=lambda index: list(prompts[index]))  # those that begin alike stand together
-    num_alike = [_num_alike(prompts[a], prompts[b]) for a, b in pairwise(order)]
+    num_alike = [num_equal_first(prompts[a], prompts[b]) for a, b in pairwise(order)]
     best, most_saved = None, LEAST_TOKENS_SAVED - 1
     for column in range(longest - 1, 0, -1):  # of each prompt a token is left
         if (len(prompts) - 1) * column <= most_saved:
@@ -83,6 +83,6 @@ def _beginnings(groups: list[list[int]], column: int, padding: NDArray[np.int64]
     return Beginnings(column=column, prompts=prompts, head_of=head_of, shift=padding - padding[prompts[head_of]])
 
 
-def _num_alike(one: Sequence[int], other: Sequence[int]) -> int:
+def num_equal_first(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens both begin with."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -11,13 +11,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, takewhile
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalgen.records import FinishReason, SampledSequence
+from evalgen.sampling.beginnings import num_equal_first
 from evalgen.sampling.law import Tokens
 
 GREEDY_DRAW = -1  # not one of those asked for: it takes the most probable token everywhere
@@ -189,6 +190,6 @@ def distinct_prefixes(sequences: Iterable[SampledSequence]) -> int:
     count = sum(len(ids) for _, ids in keys)
     for (prompt_before, before), (prompt, ids) in pairwise(keys):
         if prompt == prompt_before:
-            num_equal = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, ids, strict=False)))
-            count -= min(num_equal + 1, len(before), len(ids))  # the empty prefix is shared, too
+            # The empty prefix is shared, too.
+            count -= min(num_equal_first(before, ids) + 1, len(before), len(ids))
     return count

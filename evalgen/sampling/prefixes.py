@@ -31,6 +31,7 @@ PROBES = torch.tensor([(0, 1, 2, 1), (2, 2, 0, 1), (1, 0, 1, 2)])
 PROBE_ROWS, PROBE_TOKENS = np.array([0, 0, 1]), np.array([1, 2, 0])  # with which they are extended
 # Each in two parts, as prompts are read that begin alike.
 PROBE_BEGINNINGS = Beginnings(column=2, prompts=np.arange(3), head_of=np.arange(3), shift=np.zeros(3, np.int64))
+REFUSALS = (RuntimeError, ValueError, IndexError, AttributeError, TypeError)  # of models that were not made for it
 MOST_ROUNDING = 0.15  # of the logits' spread, both root mean square; bf16 makes 0.03, a wrong position 0.3 and more
 
 
@@ -120,7 +121,7 @@ def _extended_by_rows(
         _, in_their_order = RowCopyPrefixes.of_prompts(model, ids[PROBE_ROWS])
         expected.append(in_their_order.lengthen(tokens))
         first, second = (whole_rows.extend(PROBE_ROWS, tokens)[0] for _ in range(2))
-    except (RuntimeError, ValueError, IndexError, AttributeError, TypeError) as error:
+    except REFUSALS as error:
         if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
             raise
         raise cannot_be_reindexed(model) from error
@@ -150,7 +151,7 @@ def _can_share_prompts(
         ours, _ = prefixes.extend(PROBE_ROWS, tokens)
     except NotImplementedError:
         return False
-    except (RuntimeError, ValueError, IndexError, AttributeError, TypeError) as error:
+    except REFUSALS as error:
         if beginnings is None or is_out_of_memory(error) or isinstance(error, torch.AcceleratorError):
             raise
         return False  # a model that reads one token behind its cache, and not several

@@ -25,12 +25,12 @@ from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import eager_mask
 
 from evalgen.sampling.beginnings import Beginnings, of_prompts
+from evalgen.sampling.law import LEAST_LOG_WEIGHT
 
 ATTENTION = "evalgen_shared_prompts"  # the name under which transformers finds `_attention`
 # Of prompts, attended to from empty places: cheaper than to work through several grids.
 NEGLIGIBLE_TOKENS = {"cpu": 2**14, "cuda": 2**18}  # the second estimated from what it takes to start a few kernels
 SMALL_GROUP = 16  # prefixes of a prompt; fewer are not worth a grid of their own
-LEAST_LOG_WEIGHT = -87.0  # against the largest, which is negligible; of lower ones CPUs take ten times as long for exp
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -293,7 +293,7 @@ def _attended(scores: Tensor, bias: Tensor, values: Tensor) -> list[Tensor]:
     """
     scores = scores.add_(bias)
     largest = scores.amax(-1, keepdim=True)
-    weights = scores.sub_(largest).clamp_(min=LEAST_LOG_WEIGHT).exp_()
+    weights = scores.sub_(largest).clamp_(min=LEAST_LOG_WEIGHT).exp_()  # the least are negligible, and not slow
     total = weights.sum(-1, keepdim=True)
     return [largest.add_(total.log()), (weights.to(values.dtype) @ values).to(scores.dtype).div_(total)]
 

@@ -62,9 +62,8 @@ def test_the_heads_are_those_of_all_prompts_and_no_column_saves_more(prompts: li
         return
     assert tokens_saved(prompts, found) == best > 0
     assert 0 < found.column < longest
-    kept = torch.from_numpy(ids[found.prompts, : found.column])[
-        :, None, :, None
-    ]  # as keys of one head, one number wide
+    # As keys of one head, one number wide.
+    kept = torch.from_numpy(ids[found.prompts, : found.column])[:, None, :, None]
     placed = of_prompts(kept, found.places(kept.device))[:, 0, :, 0].numpy()
     is_token = ids[:, : found.column] != 0
     assert (placed[is_token] == ids[:, : found.column][is_token]).all()
